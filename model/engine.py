@@ -1,0 +1,156 @@
+"""InferenceEngine: one network on one device; uint8 images in, top-k classes out."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from model.convnext import ConvNeXt
+from model.errors import DeviceLost, EngineError
+from model.fold import fold
+from model.preprocess import Pixels, Transform
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DEFAULT_MAX_BATCH_SIZE = {"cpu": 8, "mps": 16, "cuda": 64}
+
+
+class Model(Protocol):
+    """What an engine needs of a loaded model."""
+
+    @property
+    def network(self) -> ConvNeXt: ...
+    @property
+    def transform(self) -> Transform: ...
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The classes of each image by falling probability."""
+
+    probabilities: npt.NDArray[np.float32]  # (N, k), of a softmax over all classes
+    class_ids: npt.NDArray[np.int64]  # (N, k)
+
+
+class InferenceEngine:
+    """Runs one folded network; not safe for use by several threads at once.
+
+    ``device`` is auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps; ``precision`` auto means bfloat16 on a
+    CUDA device that computes in it and float32 elsewhere. ``max_batch_size`` None leaves the choice to the device.
+    Raises ``EngineError`` where the device or the precision is not to be had.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        compile: bool = False,  # noqa: A002 - the setting's name
+        max_batch_size: int | None = None,
+    ) -> None:
+        self.device = _choose_device(device)
+        self.dtype = _choose_dtype(precision, self.device)
+        self.mode = "compiled" if compile else "eager"
+        self.input_size = model.transform.crop_size
+        self.num_classes = model.network.config.num_classes
+        self.max_batch_size = max_batch_size or _DEFAULT_MAX_BATCH_SIZE[self.device.type]
+        self.batch_seconds: dict[int, float] = {}
+        network = fold(model.network, model.transform)
+        self._network: nn.Module = network.to(self.device, self.dtype, memory_format=torch.channels_last)
+        if compile:
+            self._network.compile(dynamic=False)
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic's type: float32, bfloat16 or float16."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def warm_up(self) -> None:
+        """Runs every batch size that will be used, and measures each: ``batch_seconds``, size → s.
+
+        Where the device's memory does not hold a size, ``max_batch_size`` becomes the last one that fitted.
+        Raises ``EngineError`` where not even one image runs, or its result is not finite.
+        """
+        blank = np.zeros((self.input_size, self.input_size, 3), np.uint8)
+        for size in self._sizes():
+            try:
+                result = self.predict([blank] * size, top_k=1)
+            except torch.OutOfMemoryError as error:
+                if not self.batch_seconds:
+                    raise EngineError(f"not even one image fits into the memory of {self.device}") from error
+                self.max_batch_size = max(self.batch_seconds)
+                logger.warning("max_batch_size lowered to %d: %d do not fit into memory", self.max_batch_size, size)
+                break
+            if not np.isfinite(result.probabilities).all():
+                raise EngineError(f"the network gives no finite result in {self.precision}: are its weights whole?")
+            started = time.perf_counter()
+            self.predict([blank] * size, top_k=1)
+            self.batch_seconds[size] = time.perf_counter() - started
+
+    def predict(self, images: Sequence[Pixels], top_k: int) -> TopK:
+        """Classifies N images of ``(input_size, input_size, 3)`` uint8; N is at most ``max_batch_size``.
+
+        Raises ``DeviceLost`` where the device is beyond use.
+        """
+        count = len(images)
+        batch = torch.from_numpy(np.stack(images))  # (N, H, W, 3) uint8
+        size = next((size for size in self._sizes() if size >= count), count)
+        if size > count:
+            batch = torch.cat([batch, batch.new_zeros((size - count, *batch.shape[1:]))])
+        try:
+            with torch.inference_mode():
+                probabilities, class_ids = self._forward(batch, top_k)
+        except torch.OutOfMemoryError:
+            raise
+        except torch.AcceleratorError as error:
+            raise DeviceLost(f"{self.device} is beyond use: {error}") from error
+        return TopK(probabilities[:count].numpy(), class_ids[:count].numpy())
+
+    def _forward(self, batch: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()
+        pixels = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (N, 3, H, W) uint8, channels last
+        logits = self._network(pixels.to(self.dtype))  # (N, num_classes)
+        probabilities = logits.float().softmax(dim=1)
+        values, class_ids = probabilities.topk(min(top_k, self.num_classes), dim=1)  # (N, k), falling
+        return values.cpu(), class_ids.cpu()
+
+    def _sizes(self) -> list[int]:
+        """The batch sizes that run: each one, or powers of two (padded to) where every size costs a compilation."""
+        if self.mode == "eager":
+            return list(range(1, self.max_batch_size + 1))
+        powers = [1 << exponent for exponent in range(self.max_batch_size.bit_length())]
+        return [*(size for size in powers if size < self.max_batch_size), self.max_batch_size]
+
+
+def _choose_device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda:0")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind not in available:
+        raise EngineError(f"device {name!r} is none of auto, cpu, cuda, cuda:N, mps")
+    if not available[kind]:
+        raise EngineError(f"device {name!r} is not to be had: this machine or this build of torch has none")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise EngineError(f"device {name!r} is not to be had: there are {torch.cuda.device_count()}")
+    return torch.device(name if kind != "cuda" else f"cuda:{index or 0}")
+
+
+def _choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    if precision != "auto":
+        return _DTYPES[precision]
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float32
