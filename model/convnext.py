@@ -135,7 +135,8 @@ class Block(nn.Module):
         out = self.mlp(self.norm(out))
         if self.gamma is not None:
             out = out * self.gamma
-        return x + self.drop_path(out.permute(0, 3, 1, 2))  # (N, C, H, W)
+        branch: Tensor = self.drop_path(out.permute(0, 3, 1, 2))  # (N, C, H, W)
+        return x + branch
 
 
 class Stage(nn.Module):
@@ -191,12 +192,12 @@ class ConvNeXt(nn.Module):
         super().__init__()
         self.config = config
         self.stem = _stem(config)
-        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths)).split(list(config.depths))
+        rates = iter(torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").tolist())
         in_widths = (None, *config.widths[:-1])
         self.stages = nn.Sequential(
             *(
-                Stage(in_width, width, config, rate.tolist())
-                for in_width, width, rate in zip(in_widths, config.widths, rates, strict=True)
+                Stage(in_width, width, config, [next(rates) for _ in range(depth)])
+                for in_width, width, depth in zip(in_widths, config.widths, config.depths, strict=True)
             )
         )
         self.head = Head(config.widths[-1], config)

@@ -1,0 +1,194 @@
+"""Downloads: one file over HTTP into the cache, resumed where it was cut, verified, put in place at once."""
+
+import hashlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from model.errors import DownloadError
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[int, int | None], None]  # bytes so far, bytes in all where the server tells
+_CHUNK_BYTES = 1 << 20
+_REPORT_STEP = 0.1  # of the file, between log lines
+
+
+class _Interrupted(Exception):
+    """The transfer stopped on the way and may be resumed."""
+
+
+def default_cache_dir() -> Path:
+    """Where fetched files are kept: ``$XDG_CACHE_HOME/convnext-serve``, by default ``~/.cache/convnext-serve``."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "convnext-serve"
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(
+    url: str,
+    destination: Path,
+    *,
+    sha256: str | None = None,
+    attempts: int = 5,
+    timeout_s: float = 30.0,
+    pause_s: float = 1.0,
+    lock_timeout_s: float = 3600.0,
+) -> str:
+    """Fetches ``url`` to ``destination`` unless it is there, and gives its SHA-256.
+
+    ``sha256`` is the digest or the prefix of it that is published; without one, the digest that a Hugging Face
+    server announces is held to. What was fetched is noted beside the file, in ``destination.sha256``.
+    A cut transfer is resumed up to ``attempts`` times, ``pause_s`` apart (doubling), and by the next call. Of several
+    processes one fetches and the others wait up to ``lock_timeout_s``. Raises ``DownloadError``.
+    """
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{destination}.lock", timeout=lock_timeout_s):
+            if destination.exists():
+                return sha256_of(destination)
+            return _Transfer(url, destination, sha256, timeout_s).run(attempts, pause_s)
+    except Timeout as error:
+        reason = f"another process has held {error.lock_file} for {lock_timeout_s:g} s"
+        raise _failure(url, destination, reason) from error
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        raise _failure(url, destination, str(error)) from error
+
+
+def _failure(url: str, destination: Path, reason: str) -> DownloadError:
+    return DownloadError(
+        f"{url} could not be fetched: {reason}. To supply the file by hand, put it at {destination}, "
+        "or give the path of your copy in place of the model's name."
+    )
+
+
+class _Transfer:
+    """One file on its way: ``FILE.part`` holds what has arrived, ``FILE.part.etag`` which version of it."""
+
+    def __init__(self, url: str, destination: Path, sha256: str | None, timeout_s: float) -> None:
+        self.url, self.destination, self.sha256 = url, destination, sha256
+        self.part, self.etag = Path(f"{destination}.part"), Path(f"{destination}.part.etag")
+        self.client = httpx.Client(follow_redirects=True, timeout=timeout_s, headers={"Accept-Encoding": "identity"})
+
+    def run(self, attempts: int, pause_s: float) -> str:
+        with self.client, _reporting(self.destination.name) as report:
+            for attempt in range(attempts):
+                try:
+                    self._receive(report)
+                    break
+                except (_Interrupted, httpx.TransportError) as error:
+                    reason = str(error) or type(error).__name__
+                    if attempt + 1 == attempts:
+                        raise _failure(self.url, self.destination, reason) from error
+                    logger.warning("fetching %s was interrupted (%s); trying again", self.url, reason)
+                    time.sleep(pause_s * 2**attempt)
+        return self._put_in_place()
+
+    def _receive(self, report: Report) -> None:
+        start = self._resumable_bytes()
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        if start and self.etag.exists():
+            headers["If-Range"] = self.etag.read_text()
+        with self.client.stream("GET", self.url, headers=headers) as response:
+            start = self._accept(response, start)
+            total = _total_bytes(response, start)
+            with self.part.open("ab" if start else "wb") as file:
+                for chunk in response.iter_raw(_CHUNK_BYTES):
+                    file.write(chunk)
+                    report(file.tell(), total)
+                received = file.tell()
+        if total is not None and received != total:
+            raise _Interrupted(f"{received} of {total} bytes arrived")
+
+    def _resumable_bytes(self) -> int:
+        """Bytes of the part that may be kept: none where a newer version of the file could not be told from it."""
+        if not self.part.exists() or (self.sha256 is None and not self.etag.exists()):
+            return 0
+        return self.part.stat().st_size
+
+    def _accept(self, response: httpx.Response, start: int) -> int:
+        """Checks the answer and notes the file's version; gives the byte at which the body starts."""
+        if response.status_code == 416:
+            self._discard()
+            raise _Interrupted(f"the server has no byte {start}")
+        if response.status_code >= 500 or response.status_code == 429:
+            raise _Interrupted(f"HTTP {response.status_code}")
+        if response.status_code not in (200, 206):
+            raise _failure(self.url, self.destination, f"HTTP {response.status_code} {response.reason_phrase}")
+        if response.status_code == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            self._discard()
+            raise _Interrupted("the server answered with another range than asked for")
+        etag = response.headers.get("ETag", "")
+        if etag and not etag.startswith("W/"):
+            self.etag.write_text(etag)
+        else:
+            self.etag.unlink(missing_ok=True)
+        self.sha256 = self.sha256 or _announced_digest(response)
+        return start if response.status_code == 206 else 0
+
+    def _put_in_place(self) -> str:
+        found = sha256_of(self.part)
+        if self.sha256 is not None and not found.startswith(self.sha256):
+            self._discard()
+            raise _failure(self.url, self.destination, f"its SHA-256 is {found}, where {self.sha256} was expected")
+        os.replace(self.part, self.destination)
+        self.etag.unlink(missing_ok=True)
+        Path(f"{self.destination}.sha256").write_text(f"{found}  {self.destination.name}\n")
+        return found
+
+    def _discard(self) -> None:
+        self.part.unlink(missing_ok=True)
+        self.etag.unlink(missing_ok=True)
+
+
+def _total_bytes(response: httpx.Response, start: int) -> int | None:
+    length = response.headers.get("Content-Length", "")
+    return start + int(length) if length.isdecimal() else None
+
+
+def _announced_digest(response: httpx.Response) -> str | None:
+    """The SHA-256 that Hugging Face's server names in its first answer, before it redirects to the file."""
+    for answer in (*response.history, response):
+        digest = str(answer.headers.get("X-Linked-Etag", "")).strip('"')
+        if len(digest) == 64 and set(digest) <= set("0123456789abcdef"):
+            return digest
+    return None
+
+
+@contextmanager
+def _reporting(name: str) -> Iterator[Report]:
+    """A progress bar on a terminal, and a log line for every tenth of the file elsewhere."""
+    if not sys.stderr.isatty():
+        logger.info("fetching %s", name)
+        yield _logged(name)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda received, total: progress.update(task, completed=received, total=total)
+
+
+def _logged(name: str) -> Report:
+    reported = 0.0
+
+    def report(received: int, total: int | None) -> None:
+        nonlocal reported
+        if total and received / total >= reported + _REPORT_STEP:
+            reported = received / total
+            logger.info("fetching %s: %.0f of %.0f MB", name, received / 1e6, total / 1e6)
+
+    return report
