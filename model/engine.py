@@ -4,32 +4,23 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from model.convnext import ConvNeXt
+from model.checkpoint import LoadedModel
 from model.errors import DeviceLost, EngineError
 from model.fold import fold
-from model.preprocess import Pixels, Transform
+from model.preprocess import Pixels
 
 logger = logging.getLogger(__name__)
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _DEFAULT_MAX_BATCH_SIZE = {"cpu": 8, "mps": 16, "cuda": 64}
-
-
-class Model(Protocol):
-    """What an engine needs of a loaded model."""
-
-    @property
-    def network(self) -> ConvNeXt: ...
-    @property
-    def transform(self) -> Transform: ...
 
 
 @dataclass(frozen=True)
@@ -50,22 +41,24 @@ class InferenceEngine:
 
     def __init__(
         self,
-        model: Model,
+        model: LoadedModel,
         *,
         device: str = "auto",
         precision: Precision = "auto",
         compile: bool = False,  # noqa: A002 - the setting's name
         max_batch_size: int | None = None,
     ) -> None:
+        self.model = model
         self.device = _choose_device(device)
         self.dtype = _choose_dtype(precision, self.device)
         self.mode = "compiled" if compile else "eager"
         self.input_size = model.transform.crop_size
         self.num_classes = model.network.config.num_classes
         self.max_batch_size = max_batch_size or _DEFAULT_MAX_BATCH_SIZE[self.device.type]
+        self.parameters = sum(weight.numel() for weight in model.network.parameters())
         self.batch_seconds: dict[int, float] = {}
         network = fold(model.network, model.transform)
-        self._network: nn.Module = network.to(self.device, self.dtype, memory_format=torch.channels_last)
+        self._network: nn.Module = network.to(self.device, self.dtype).to(memory_format=torch.channels_last)
         if compile:
             self._network.compile(dynamic=False)
 

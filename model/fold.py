@@ -4,11 +4,12 @@ What is folded no longer costs a pass over the activations: x·g + b before a li
 """
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from model.convnext import Block, ConvNeXt, Head, Stage
+from model.convnext import Block, ConvNeXt, Stage
 from model.preprocess import Transform
 
 
@@ -22,8 +23,8 @@ def fold(network: ConvNeXt, transform: Transform) -> ConvNeXt:
     with torch.no_grad():
         _fold_input(folded, transform)
         for stage in folded.stages:
-            _fold_stage(stage)
-        _fold_head(folded.head)
+            _fold_stage(cast(Stage, stage))
+        _fold_norm(folded.head.norm, folded.head.fc)
     return folded.float().requires_grad_(False)
 
 
@@ -32,55 +33,48 @@ class Normalise(nn.Module):
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
-        self.register_buffer("mean", mean.view(-1, 1, 1))
-        self.register_buffer("std", std.view(-1, 1, 1))
+        self.mean = nn.Buffer(mean.view(-1, 1, 1))
+        self.std = nn.Buffer(std.view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = (x - self.mean) / self.std
-        return out
+        return (x - self.mean) / self.std
 
 
 def _fold_input(network: ConvNeXt, transform: Transform) -> None:
     mean = 255 * torch.tensor(transform.mean, dtype=torch.float64)
     std = 255 * torch.tensor(transform.std, dtype=torch.float64)
-    stem = network.stem
     if network.config.stem != "patch":
-        network.stem = nn.Sequential(Normalise(mean, std), *stem)
+        network.stem = nn.Sequential(Normalise(mean, std), *network.stem)
         return
-    patchify = stem[0]
-    patchify.bias -= torch.einsum("oikl,i->o", patchify.weight, mean / std)
-    patchify.weight /= std.view(1, -1, 1, 1)
+    _fold_affine(1 / std, -mean / std, cast(nn.Conv2d, network.stem[0]))
 
 
 def _fold_stage(stage: Stage) -> None:
     if isinstance(stage.downsample, nn.Sequential):
         norm, conv = stage.downsample
-        conv.bias += torch.einsum("oikl,i->o", conv.weight, norm.bias)
-        conv.weight *= norm.weight.view(1, -1, 1, 1)
-        _strip(norm)
+        _fold_norm(cast(nn.LayerNorm, norm), cast(nn.Conv2d, conv))
     for block in stage.blocks:
-        _fold_block(block)
+        _fold_block(cast(Block, block))
 
 
 def _fold_block(block: Block) -> None:
-    _fold_linear(block.norm, block.mlp.fc1)
+    _fold_norm(block.norm, block.mlp.fc1)
     if block.gamma is not None:
-        block.mlp.fc2.weight *= block.gamma.view(-1, 1)
-        block.mlp.fc2.bias *= block.gamma
+        block.mlp.fc2.weight.mul_(block.gamma.view(-1, 1))
+        block.mlp.fc2.bias.mul_(block.gamma)
         block.gamma = None
 
 
-def _fold_head(head: Head) -> None:
-    _fold_linear(head.norm, head.fc)  # a mean over the map commutes with the affine, so either order of norm and pool
-
-
-def _fold_linear(norm: nn.LayerNorm, linear: nn.Linear) -> None:
-    linear.bias += linear.weight @ norm.bias
-    linear.weight *= norm.weight
-    _strip(norm)
-
-
-def _strip(norm: nn.LayerNorm) -> None:
+def _fold_norm(norm: nn.LayerNorm, linear: nn.Linear | nn.Conv2d) -> None:
+    """Moves a LayerNorm's affine into what follows; a mean over the map may stand between, it commutes."""
+    _fold_affine(norm.weight, norm.bias, linear)
     norm.register_parameter("weight", None)
     norm.register_parameter("bias", None)
     norm.elementwise_affine = False
+
+
+def _fold_affine(scale: Tensor, shift: Tensor, linear: nn.Linear | nn.Conv2d) -> None:
+    weight, bias = linear.weight, cast(Tensor, linear.bias)
+    per_input = (1, -1, 1, 1)[: weight.ndim]
+    bias.add_((weight * shift.view(per_input)).flatten(1).sum(1))
+    weight.mul_(scale.view(per_input))

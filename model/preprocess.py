@@ -107,9 +107,14 @@ def crop(image: Image.Image, transform: Transform) -> Pixels:
     return np.array(image.crop((left, top, left + side, top + side)))
 
 
+def load_decoders() -> None:
+    """Imports Pillow's decoders, so that the first request does not pay for it."""
+    Image.init()
+
+
 def _sniff(data: bytes) -> tuple[str, ...]:
     """The accepted formats whose signature ``data`` begins with; no decoder of another format is ever tried."""
-    Image.init()
+    load_decoders()
     prefix = data[:16]
     accepted = tuple(name for name in FORMATS if name in Image.OPEN and _begins(name, prefix))
     if not accepted:

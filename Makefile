@@ -1,0 +1,45 @@
+# Set-up, service, tests and checks. Everything runs in .venv, which each target makes if need be.
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+VENV := .venv
+UV := uv==0.13.9
+INSTALL := $(VENV)/bin/uv pip install --quiet --python $(VENV) --constraint constraints.txt --editable .
+
+.PHONY: serve test check format lock clean
+.DEFAULT_GOAL := serve
+
+serve: $(VENV)/served  ## Serve on HOST:PORT.
+	$(VENV)/bin/convnext-serve serve --host $(HOST) --port $(PORT)
+
+test: $(VENV)/developed  ## Run the tests.
+	$(VENV)/bin/pytest
+
+check: $(VENV)/developed  ## Lint, formatting, types.
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+format: $(VENV)/developed  ## Mend what can be mended.
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+lock: $(VENV)/bin/uv  ## Pin the newest versions that pyproject.toml allows.
+	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev --group training \
+		--no-emit-index-url --no-annotate --no-header --output-file constraints.txt pyproject.toml
+
+clean:  ## Remove what was made.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check '$(UV)'
+
+$(VENV)/served: $(VENV)/bin/uv pyproject.toml constraints.txt
+	$(INSTALL)
+	@touch $@
+
+$(VENV)/developed: $(VENV)/bin/uv pyproject.toml constraints.txt
+	$(INSTALL) --group dev --group training
+	@touch $@ $(VENV)/served

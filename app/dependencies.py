@@ -1,0 +1,45 @@
+"""What a route may ask for, as Annotated aliases."""
+
+import hmac
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+
+from app.classifier import Classifier
+from app.errors import Unauthorized, Unavailable
+from app.telemetry import Telemetry
+
+
+async def _telemetry(request: Request) -> Telemetry:
+    telemetry: Telemetry = request.app.state.telemetry
+    return telemetry
+
+
+async def _classifier_or_none(request: Request) -> Classifier | None:
+    classifier: Classifier | None = request.app.state.classifier
+    return classifier
+
+
+async def _classifier(classifier: Annotated[Classifier | None, Depends(_classifier_or_none)]) -> Classifier:
+    if classifier is None:
+        raise Unavailable("The service is starting.")
+    return classifier
+
+
+async def require_key(
+    request: Request,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
+    header: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
+) -> None:
+    """Refuses a request without one of the keys that are set, before its body is read; every one is compared."""
+    keys: list[bytes] = request.app.state.api_keys
+    given = (bearer.credentials if bearer else header or "").encode()
+    matches = [hmac.compare_digest(given, key) for key in keys]
+    if keys and not any(matches):
+        raise Unauthorized("Send a valid key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.")
+
+
+TelemetryDep = Annotated[Telemetry, Depends(_telemetry)]
+ClassifierDep = Annotated[Classifier, Depends(_classifier)]
+ClassifierOrNoneDep = Annotated[Classifier | None, Depends(_classifier_or_none)]
