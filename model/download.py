@@ -82,21 +82,23 @@ class _Transfer:
     def __init__(self, url: str, destination: Path, sha256: str | None, timeout_s: float) -> None:
         self.url, self.destination, self.sha256 = url, destination, sha256
         self.part, self.etag = Path(f"{destination}.part"), Path(f"{destination}.part.etag")
+        self.resumed = False
         self.client = httpx.Client(follow_redirects=True, timeout=timeout_s, headers={"Accept-Encoding": "identity"})
 
     def run(self, attempts: int, pause_s: float) -> str:
+        cause: Exception | None = None
         with self.client, _reporting(self.destination.name) as report:
             for attempt in range(attempts):
                 try:
                     self._receive(report)
-                    break
+                    return self._put_in_place()
                 except (_Interrupted, httpx.TransportError) as error:
-                    reason = str(error) or type(error).__name__
-                    if attempt + 1 == attempts:
-                        raise _failure(self.url, self.destination, reason) from error
-                    logger.warning("fetching %s was interrupted (%s); trying again", self.url, reason)
-                    time.sleep(pause_s * 2**attempt)
-        return self._put_in_place()
+                    cause = error
+                    if attempt + 1 < attempts:
+                        logger.warning("fetching %s was interrupted (%s); trying again", self.url, _reason(error))
+                        time.sleep(pause_s * 2**attempt)
+        reason = f"{attempts} attempts failed, the last with: {_reason(cause)}"
+        raise _failure(self.url, self.destination, reason) from cause
 
     def _receive(self, report: Report) -> None:
         start = self._resumable_bytes()
@@ -138,12 +140,15 @@ class _Transfer:
         else:
             self.etag.unlink(missing_ok=True)
         self.sha256 = self.sha256 or _announced_digest(response)
-        return start if response.status_code == 206 else 0
+        self.resumed = response.status_code == 206
+        return start if self.resumed else 0
 
     def _put_in_place(self) -> str:
         found = sha256_of(self.part)
         if self.sha256 is not None and not found.startswith(self.sha256):
             self._discard()
+            if self.resumed:
+                raise _Interrupted("the part that was kept is damaged")
             raise _failure(self.url, self.destination, f"its SHA-256 is {found}, where {self.sha256} was expected")
         os.replace(self.part, self.destination)
         self.etag.unlink(missing_ok=True)
@@ -153,6 +158,10 @@ class _Transfer:
     def _discard(self) -> None:
         self.part.unlink(missing_ok=True)
         self.etag.unlink(missing_ok=True)
+
+
+def _reason(error: Exception | None) -> str:
+    return str(error) or type(error).__name__
 
 
 def _total_bytes(response: httpx.Response, start: int) -> int | None:
