@@ -19,7 +19,6 @@ from model.errors import DownloadError
 logger = logging.getLogger(__name__)
 
 Report = Callable[[int, int | None], None]  # bytes so far, bytes in all where the server tells
-_CHUNK_BYTES = 1 << 20
 _REPORT_STEP = 0.1  # of the file, between log lines
 
 
@@ -109,7 +108,7 @@ class _Transfer:
             start = self._accept(response, start)
             total = _total_bytes(response, start)
             with self.part.open("ab" if start else "wb") as file:
-                for chunk in response.iter_raw(_CHUNK_BYTES):
+                for chunk in response.iter_raw():
                     file.write(chunk)
                     report(file.tell(), total)
                 received = file.tell()
