@@ -69,10 +69,11 @@ def _read_safetensors(path: Path) -> Archive:
 
 
 def _read_pickle(path: Path) -> Archive:
-    zipped = zipfile.is_zipfile(path)
+    mapped = zipfile.is_zipfile(path) and path.suffix != ".safetensors"  # of that name torch.load believes the suffix
+    allowed = torch.serialization.safe_globals([argparse.Namespace])  # training scripts keep their arguments in one
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts keep their arguments in one
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with path.open("rb") as file, allowed:
+            content = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, str(error))) from error
     except Exception as error:  # a damaged file makes torch.load raise errors of any kind
@@ -82,10 +83,10 @@ def _read_pickle(path: Path) -> Archive:
 
 
 def _refusal(path: Path, message: str) -> str:
-    found = re.search(r"GLOBAL ([\w.]+)|(?:[Uu]nsupported (?:class|global|operand)[^\w]*)([\w.]+)", message)
+    found = re.search(r"GLOBAL ([\w.]+)", message)
     if found is None:
         return f"{path} is a damaged or cut off pickle: {message.splitlines()[0]}"
-    name = found.group(1) or found.group(2)
+    name = found.group(1)
     return (
         f"{path} was refused: besides tensors it holds {name}, and loading that could run code from the file. "
         "If you trust its source, load it there and save its state_dict() alone."

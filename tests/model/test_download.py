@@ -32,7 +32,7 @@ class FileServer:
         server = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802 - the base class's name
+            def do_GET(self) -> None:
                 server.answer(self)
 
             def log_message(self, *_: object) -> None:

@@ -1,0 +1,84 @@
+import re
+
+import pytest
+from torchvision.models import get_weight
+
+from model.convnext import config_for
+from model.errors import DownloadError
+from model.labels import label_sets
+from model.preprocess import Transform
+from model.weights import DEFAULT_MODEL, REGISTRY, WeightsEntry, fetch_weights, is_non_commercial, verify_weights
+
+
+def test_names_and_file_names_are_unique():
+    assert all(name == entry.name for name, entry in REGISTRY.items())
+    file_names = [entry.file_name for entry in REGISTRY.values()]
+    assert len(file_names) == len(set(file_names))
+    assert DEFAULT_MODEL in REGISTRY
+
+
+@pytest.mark.parametrize("name", [name for name in REGISTRY if name != DEFAULT_MODEL])
+def test_every_entry_is_complete(name):
+    entry = REGISTRY[name]
+    assert entry.url is not None
+    assert entry.url.startswith("https://")
+    assert entry.sha256 is None or re.fullmatch(r"[0-9a-f]{8}|[0-9a-f]{64}", entry.sha256)
+    assert entry.labels in label_sets()
+    assert entry.licence
+    assert entry.top1 is not None
+    assert 70 < entry.top1 < 90
+    assert entry.transform
+    assert entry.config
+    assert entry.card().labels is not None
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base", "large"])
+def test_torchvisions_files_are_as_torchvision_says(size):
+    entry, published = REGISTRY[f"convnext_{size}"], get_weight(f"ConvNeXt_{size.title()}_Weights.IMAGENET1K_V1")
+    assert entry.url == published.url
+    assert entry.sha256 == re.search(r"-(\w+)\.pth", published.url).group(1)
+    assert entry.top1 == published.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+    assert entry.card().labels == tuple(published.meta["categories"])
+    assert entry.config == config_for(size)
+    theirs = published.transforms()
+    expected = Transform(
+        theirs.resize_size[0], theirs.crop_size[0], theirs.interpolation.value, tuple(theirs.mean), tuple(theirs.std)
+    )
+    assert entry.transform == expected
+
+
+def test_an_embedded_file_that_is_missing_is_an_error(tmp_path):
+    with pytest.raises(DownloadError, match="without its embedded weights"):
+        fetch_weights(WeightsEntry("x", "absent.safetensors", "a test"), tmp_path)
+
+
+class TestVerify:
+    @pytest.fixture
+    def entry(self, tmp_path):
+        (tmp_path / "w.bin").write_bytes(b"abc")
+        return WeightsEntry("w", "w.bin", "a test", "http://127.0.0.1:1/w.bin")
+
+    def test_published_prefix(self, entry, tmp_path):
+        published = WeightsEntry("w", "w.bin", "a test", entry.url, sha256="ba7816bf")
+        assert verify_weights(published, tmp_path).startswith("ba7816bf")
+        (tmp_path / "w.bin").write_bytes(b"abd")
+        with pytest.raises(DownloadError, match="where ba7816bf was expected"):
+            verify_weights(published, tmp_path)
+
+    def test_noted_at_the_fetch(self, entry, tmp_path):
+        assert len(verify_weights(entry, tmp_path)) == 64
+        (tmp_path / "w.bin.sha256").write_text("0123  w.bin\n")
+        with pytest.raises(DownloadError, match="where 0123 was expected"):
+            verify_weights(entry, tmp_path)
+
+    def test_absent(self, entry, tmp_path):
+        with pytest.raises(DownloadError, match="has not been fetched"):
+            verify_weights(entry, tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("licence", "expected"),
+    [("CC-BY-NC-4.0", True), ("cc-by-nc-4.0", True), ("fair-noncommercial-research-license", True), ("MIT", False)],
+)
+def test_non_commercial_licences(licence, expected):
+    assert is_non_commercial(licence) is expected
