@@ -1,0 +1,64 @@
+# convnext-serve in a container. Build arguments:
+#   PYTHON_VERSION  of the base image
+#   TORCH_BACKEND   the build of torch: cpu, cu130 and so on; empty is the package index's own, which on x86-64 has CUDA
+#                   and serves on a CPU as well
+#   REVISION        what the image is labelled with
+ARG PYTHON_VERSION=3.12
+
+FROM docker.io/library/python:${PYTHON_VERSION}-slim-bookworm AS build
+ARG UV_VERSION=0.13.9
+ARG HATCHLING_VERSION=1.33.0
+ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=1
+RUN --mount=type=cache,target=/root/.cache \
+    python -m pip install --quiet --root-user-action=ignore "uv==${UV_VERSION}" "hatchling==${HATCHLING_VERSION}"
+
+# The dependencies, by themselves: this layer lasts while only code changes.
+# What torch needs of CUDA it pins itself, so the pins of the default build are dropped where another one is chosen.
+WORKDIR /build
+COPY docker/left-out.txt docker/prune.sh ./docker/
+COPY pyproject.toml constraints.txt ./
+ARG TORCH_BACKEND=
+RUN --mount=type=cache,target=/root/.cache set -eu; \
+    if [ -n "$TORCH_BACKEND" ]; then sed -i -E '/^(cuda|nvidia|triton)-?/d' constraints.txt; fi; \
+    uv venv --quiet --python "$(command -v python)" /opt/venv; \
+    uv pip install --python /opt/venv ${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"} \
+        --constraint constraints.txt --excludes docker/left-out.txt --requirements pyproject.toml; \
+    sh docker/prune.sh /opt/venv
+
+COPY README.md ./
+COPY app app
+COPY model model
+RUN python -m hatchling build --target wheel --directory /package && cp "$(command -v uv)" /package/
+
+
+FROM docker.io/library/python:${PYTHON_VERSION}-slim-bookworm
+RUN groupadd --gid 10001 convnext \
+    && useradd --uid 10001 --gid convnext --no-create-home --home-dir /tmp --shell /usr/sbin/nologin convnext \
+    && install --directory --owner=convnext --group=convnext /var/cache/convnext
+COPY --from=build /opt/venv /opt/venv
+COPY docker/healthcheck.py /opt/healthcheck.py
+ENV PATH=/opt/venv/bin:$PATH \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    CONVNEXT_HOST=0.0.0.0 \
+    CONVNEXT_CACHE_DIR=/var/cache/convnext
+# The package is a layer of its own; listing the weights imports all of it, so that an image that lacks a piece fails here.
+RUN --mount=type=bind,from=build,source=/package,target=/mnt \
+    /mnt/uv pip install --quiet --python /opt/venv --offline --no-cache --no-deps --compile-bytecode /mnt/*.whl \
+    && convnext-serve weights list >/dev/null
+
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="convnext-serve" \
+      org.opencontainers.image.description="A REST microservice that classifies images with ConvNeXt." \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="${REVISION}"
+USER 10001:10001
+WORKDIR /tmp
+VOLUME /var/cache/convnext
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 CMD ["python", "-I", "/opt/healthcheck.py"]
+ENTRYPOINT ["convnext-serve"]
+CMD ["serve"]

@@ -1,0 +1,90 @@
+"""The container's health check against servers that answer well, badly, late or not at all."""
+
+import importlib.util
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "docker" / "healthcheck.py"
+
+
+@pytest.fixture
+def healthcheck(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("healthcheck", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setenv("CONVNEXT_HOST", "0.0.0.0")
+    return module
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[int], int]]:
+    """Starts a server whose /health answers with a status; gives its port."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(status: int) -> int:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status if self.path == "/health" else 404)
+                self.end_headers()
+                self.wfile.write(b'{"status":"told"}')
+
+            def log_message(self, *_arguments: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever).start()
+        return server.server_port
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_it_is_green_where_the_service_is_ready(
+    healthcheck: ModuleType,
+    serve: Callable[[int], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("CONVNEXT_PORT", str(serve(200)))
+    assert healthcheck.main() == 0
+    assert '{"status":"told"}' in capsys.readouterr().out
+
+
+def test_it_is_red_where_the_service_is_not_ready(
+    healthcheck: ModuleType, serve: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVNEXT_PORT", str(serve(503)))
+    assert healthcheck.main() == 1
+
+
+def test_it_is_red_where_nothing_listens(healthcheck: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("CONVNEXT_PORT", str(bound.getsockname()[1]))
+        assert healthcheck.main() == 1
+
+
+def test_it_is_red_where_no_answer_comes(healthcheck: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("CONVNEXT_PORT", str(silent.getsockname()[1]))
+        monkeypatch.setattr(healthcheck, "TIMEOUT_S", 0.05)
+        assert healthcheck.main() == 1
+
+
+def test_no_proxy_is_asked(
+    healthcheck: ModuleType, serve: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("CONVNEXT_PORT", str(serve(200)))
+    assert healthcheck.main() == 0

@@ -1,0 +1,43 @@
+"""What is taken out of the image's environment, tried on a tree of empty files."""
+
+import subprocess
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "docker" / "prune.sh"
+
+GOES = (
+    "torch/include/ATen/ATen.h",
+    "torch/bin/protoc",
+    "nvidia/cu13/include/cuda.h",
+    "nvidia/cu13/lib/libcudart_static.a",
+    "nvidia/cu13/lib/libcusolverMg.so.12",
+    "nvidia/nvshmem/lib/libnvshmem_device_sm_90.bc",
+)
+STAYS = (
+    "app/main.py",
+    "torch/lib/libtorch_cpu.so",
+    "torch/bin/torch_shm_manager",
+    "nvidia/cu13/lib/libcusolver.so.12",
+    "nvidia/cudnn/lib/libcudnn_engines_precompiled.so.9",
+)
+
+
+def plant(venv: Path, names: tuple[str, ...]) -> Path:
+    packages = venv / "lib" / "python3.12" / "site-packages"
+    for name in names:
+        (packages / name).parent.mkdir(parents=True, exist_ok=True)
+        (packages / name).touch()
+    return packages
+
+
+def test_only_what_no_process_loads_is_taken_out(tmp_path: Path) -> None:
+    packages = plant(tmp_path, GOES + STAYS)
+    subprocess.run(["sh", SCRIPT, tmp_path], check=True)
+    left = {str(path.relative_to(packages)) for path in packages.rglob("*") if path.is_file()}
+    assert left == set(STAYS)
+
+
+def test_a_build_of_torch_without_cuda_is_fine(tmp_path: Path) -> None:
+    packages = plant(tmp_path, ("torch/lib/libtorch_cpu.so",))
+    subprocess.run(["sh", SCRIPT, tmp_path], check=True)
+    assert (packages / "torch/lib/libtorch_cpu.so").exists()
