@@ -207,7 +207,8 @@ class DynamicBatcher(Generic[Item, Result]):
                 if not entry.answered.done():
                     entry.answered.set_result(Answer(result, started_at - entry.enqueued_at, run_s, len(batch)))
         finally:
-            self._running, self._run_started_at = [], None
+            self._run_started_at = None
+        self._running = []  # not where the loop ends by an error: whoever has no answer yet still gets one
 
     def _fail(self, why: str) -> None:
         """Admits nothing more, and answers all who wait or run."""
