@@ -170,6 +170,8 @@ class Classifier:
             raise TooManyPixels(str(error)) from error
         except errors.InvalidImage as error:
             raise UnreadableImage(str(error)) from error
+        except MemoryError as error:
+            raise Unavailable("There is not enough memory to decode the image.") from error
 
     def _run(self, jobs: Sequence[_Job]) -> list[list[tuple[int, float]]]:
         top = self.engine.predict([job.pixels for job in jobs], max(job.top_k for job in jobs))

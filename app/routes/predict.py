@@ -99,7 +99,7 @@ async def _read_image(request: Request, deadline: float) -> bytes:
         async with asyncio.timeout(deadline - time.monotonic()):
             if kind == "multipart/form-data":
                 return await _read_part(request)
-            if kind.startswith("image/") or kind == "application/octet-stream":
+            if kind.startswith("image/") or kind in ("", "application/octet-stream"):
                 return await request.body()
     except TimeoutError as error:
         raise DeadlineExceeded("The body had not arrived by the request's deadline.") from error
@@ -118,8 +118,8 @@ class _InMemoryParser(MultiPartParser):
 async def _read_part(request: Request) -> bytes:
     try:
         form = await _InMemoryParser(request.headers, request.stream(), max_files=1, max_fields=8).parse()
-    except (MultiPartException, KeyError) as error:  # KeyError: no boundary
-        raise InvalidRequest(f"The multipart body is malformed: {getattr(error, 'message', 'no boundary')}") from error
+    except (MultiPartException, LookupError, ValueError) as error:  # the latter two: odd boundaries and charsets
+        raise InvalidRequest(f"The multipart body is malformed: {getattr(error, 'message', error)}") from error
     unexpected = sorted(set(form) - {"file"})
     if unexpected:
         raise InvalidRequest(f"The part {unexpected[0]!r} is not known; the image's part is named 'file'.")
