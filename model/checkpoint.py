@@ -15,6 +15,8 @@ from model.convnext import SIZES, ConvNeXt, ConvNeXtConfig, config_for
 from model.download import sha256_of
 from model.errors import CheckpointError, CheckpointMismatch
 from model.families import Family, infer_config, own_tensors, recognise
+from model.folder import locate
+from model.folder import read_card as read_folder_card
 from model.labels import label_set, label_sets, read_labels
 from model.native import is_native, read_card, save_checkpoint
 from model.preprocess import Transform
@@ -63,7 +65,7 @@ class Description:
 def load_model(
     name_or_path: str | Path, *, labels: str | Path | None = None, cache_dir: Path | None = None
 ) -> LoadedModel:
-    """Loads a registered model, fetching it on first use, or a checkpoint file.
+    """Loads a registered model, fetching it on first use, or a checkpoint file or folder.
 
     ``labels`` is a file of class names (text or JSON) or the name of a shipped set, and overrides the checkpoint's.
     Raises ``CheckpointError``, ``CheckpointMismatch`` or ``DownloadError``.
@@ -74,11 +76,8 @@ def load_model(
         sha256 = verify_weights(entry, cache_dir)
         card = entry.card()
     else:
-        path = Path(name_or_path).expanduser()
-        if not path.exists():
-            raise CheckpointError(_unknown(str(name_or_path)))
+        path, card = _find(name_or_path)
         sha256 = sha256_of(path)
-        card = Card(path.stem)
     model = _assemble(path, sha256, card, labels)
     for note in model.notes:
         logger.info("%s: %s", model.name, note)
@@ -88,10 +87,10 @@ def load_model(
 
 
 def describe(path: str | Path) -> Description:
-    """What the checkpoint file at ``path`` holds, without building its network. Raises ``CheckpointError``."""
-    path = Path(path)
+    """What the checkpoint file or folder at ``path`` holds, its network not built. Raises ``CheckpointError``."""
+    path, card = _find(path)
     archive = read_archive(path)
-    family, config, _ = _identify(archive, Card(path.stem), path)
+    family, config, _ = _identify(archive, card, path)
     tensors = archive.tensors.values()
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
     return Description(
@@ -104,6 +103,15 @@ def describe(path: str | Path) -> Description:
         parameters=sum(tensor.numel() for tensor in tensors),
         dtypes=tuple(dtype for dtype, _ in dtypes.most_common()),
     )
+
+
+def _find(name_or_path: str | Path) -> tuple[Path, Card]:
+    """The weights file at a path, and what the folder that it belongs to says of it."""
+    path = Path(name_or_path).expanduser()
+    if not path.exists():
+        raise CheckpointError(_unknown(str(name_or_path)))
+    path, folder = locate(path)
+    return path, Card(path.stem) if folder is None else read_folder_card(folder)
 
 
 def _assemble(path: Path, sha256: str, card: Card, labels: str | Path | None) -> LoadedModel:
@@ -142,7 +150,10 @@ def _identify(archive: Archive, card: Card, path: Path) -> tuple[Family, ConvNeX
         config = card.config or infer_config(archive.tensors, family, str(path))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return family, config, card
+    if card.num_classes not in (None, config.num_classes):
+        raise CheckpointMismatch(f"{path}: config.json says {card.num_classes} classes, the head {config.num_classes}")
+    eps, head_eps = card.norm_eps or config.norm_eps, card.head_norm_eps or config.head_norm_eps
+    return family, replace(config, norm_eps=eps, head_norm_eps=head_eps), card
 
 
 def _family_name(archive: Archive, family: Family) -> str:
