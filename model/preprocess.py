@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from model.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedFormat
 
@@ -19,6 +19,15 @@ MAX_IMAGE_PIXELS = 50_000_000
 
 Pixels = npt.NDArray[np.uint8]
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ def preprocess(data: bytes, transform: Transform, max_image_pixels: int = MAX_IM
     accepted = _sniff(data)
     try:
         with Image.open(io.BytesIO(data), formats=accepted) as image:
-            _check_size(image, max_image_pixels)
+            _check_size(image, transform, max_image_pixels)
             _draft(image, transform)
             image.load()
             return crop(to_rgb(_upright(image)), transform)
@@ -127,10 +136,16 @@ def _begins(name: str, prefix: bytes) -> bool:
     return accept is not None and accept(prefix) is True
 
 
-def _check_size(image: Image.Image, max_image_pixels: int) -> None:
+def _check_size(image: Image.Image, transform: Transform, max_image_pixels: int) -> None:
     width, height = image.size
     if width * height > max_image_pixels:
         raise ImageTooLarge(f"The image has {width}×{height} pixels; the limit is {max_image_pixels} in all.")
+    wide, high = (transform.crop_size,) * 2 if transform.squash else _scaled(image.size, transform.resize_size)
+    if wide * high > max(max_image_pixels, 4 * transform.resize_size**2):  # photos of usual shape are never too long
+        raise ImageTooLarge(
+            f"The image of {width}×{height} pixels is too long: resized, it has {wide}×{high}; the limit is"
+            f" {max_image_pixels} in all."
+        )
 
 
 def _draft(image: Image.Image, transform: Transform) -> None:
@@ -141,14 +156,12 @@ def _draft(image: Image.Image, transform: Transform) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """Turns ``image`` as its EXIF block says; unlike ``ImageOps.exif_transpose``, never writes the block anew."""
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except (SyntaxError, struct.error, ValueError, TypeError, KeyError, OSError):
         return image  # an unreadable EXIF block says nothing of the orientation; viewers show such a photo as it is
-    if orientation == 1:
-        return image
-    ImageOps.exif_transpose(image, in_place=True)
-    return image
+    return image if method is None else image.transpose(method)
 
 
 def _scaled(size: tuple[int, int], shorter: int) -> tuple[int, int]:
