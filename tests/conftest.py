@@ -31,8 +31,8 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def photo() -> Callable[..., Image.Image]:
-    """``photo(width, height)``: an RGB image with smooth areas, edges and noise."""
+def make_photo() -> Callable[..., Image.Image]:
+    """``make_photo(width, height)``: an RGB image with smooth areas, edges and noise."""
 
     def make(width: int = 320, height: int = 240, seed: int = 0) -> Image.Image:
         random = np.random.default_rng(seed)

@@ -93,11 +93,11 @@ async def test_what_is_no_image_is_refused_by_kind(engine, data, error):
     assert engine.batches == []
 
 
-async def test_too_many_pixels_are_refused(engine, photo, encode):
+async def test_too_many_pixels_are_refused(engine, make_photo, encode):
     async with started(engine) as classifier:
         with pytest.raises(errors.TooManyPixels, match="101×100"):
-            await classifier.classify(encode(photo(101, 100)), None, deadline())
-        assert await classifier.classify(encode(photo(100, 100)), None, deadline())
+            await classifier.classify(encode(make_photo(101, 100)), None, deadline())
+        assert await classifier.classify(encode(make_photo(100, 100)), None, deadline())
 
 
 async def test_an_image_for_which_memory_is_short_says_so(engine, grey, monkeypatch):

@@ -73,8 +73,8 @@ async def test_requests_share_forward_passes(connect, engine, grey, until):
     assert sorted(level for batch in engine.batches for level in batch) == list(range(64))
 
 
-async def test_a_broken_photo_fails_alone(connect, engine, grey, photo, encode, problem):
-    cut_off = encode(photo(64, 64), "JPEG")[:700]
+async def test_a_broken_photo_fails_alone(connect, engine, grey, make_photo, encode, problem):
+    cut_off = encode(make_photo(64, 64), "JPEG")[:700]
     engine.gate.clear()
     async with connect() as client:
         bodies = [cut_off if level % 12 == 5 else grey(level) for level in range(84)]
@@ -137,16 +137,16 @@ async def test_what_is_no_image_is_not_supported(connect, problem):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
-async def test_a_cut_off_image_is_invalid(connect, photo, encode, problem, kind):
-    data = encode(photo(64, 64), kind)
+async def test_a_cut_off_image_is_invalid(connect, make_photo, encode, problem, kind):
+    data = encode(make_photo(64, 64), kind)
     async with connect() as client:
         response = await client.post("/predict", files={"file": data[: len(data) // 2]})
     assert kind in problem(response, 422, "invalid-image")
 
 
-async def test_too_many_pixels_are_refused(connect, photo, encode, problem):
+async def test_too_many_pixels_are_refused(connect, make_photo, encode, problem):
     async with connect(max_image_pixels=99) as client:
-        response = await client.post("/predict", files={"file": encode(photo(10, 10))})
+        response = await client.post("/predict", files={"file": encode(make_photo(10, 10))})
     assert "10×10" in problem(response, 422, "image-too-large")
 
 
