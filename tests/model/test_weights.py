@@ -1,10 +1,14 @@
 import re
 
 import pytest
+import timm
+import torch
 from torchvision.models import get_weight
 
 from model.convnext import config_for
 from model.errors import DownloadError
+from model.families import infer_config, recognise
+from model.folder import _timm_transform
 from model.labels import label_sets
 from model.preprocess import Transform
 from model.weights import DEFAULT_MODEL, REGISTRY, WeightsEntry, fetch_weights, is_non_commercial, verify_weights
@@ -45,6 +49,24 @@ def test_torchvisions_files_are_as_torchvision_says(size):
         theirs.resize_size[0], theirs.crop_size[0], theirs.interpolation.value, tuple(theirs.mean), tuple(theirs.std)
     )
     assert entry.transform == expected
+
+
+@pytest.mark.parametrize("name", [name for name in REGISTRY if "." in name])
+def test_the_other_files_are_as_timm_says(name):
+    """timm lists the authors' files too: their addresses, transforms and licences, but MIT for V1 as Apache-2.0."""
+    entry, published = REGISTRY[name], timm.get_pretrained_cfg(name)
+    if "huggingface.co" in entry.url:
+        assert entry.url.startswith(f"https://huggingface.co/{published.hf_hub_id}/resolve/")
+    else:
+        assert entry.url == published.url
+    assert entry.licence.lower() == ("mit" if ".fb_" in name else published.license)
+    data = {key: getattr(published, key) for key in ("input_size", "crop_pct", "interpolation", "mean", "std")}
+    assert entry.transform == _timm_transform(data)
+    with torch.device("meta"):
+        tensors = timm.create_model(name, device="meta").state_dict()
+    assert infer_config(tensors, recognise(tensors, name), name) == entry.config
+    if entry.sha256 and len(entry.sha256) == 8:
+        assert f"-{entry.sha256}.pth" in published.url
 
 
 def test_an_embedded_file_that_is_missing_is_an_error(tmp_path):
