@@ -44,8 +44,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     CONVNEXT_HOST=0.0.0.0 \
     CONVNEXT_CACHE_DIR=/var/cache/convnext
 # The package is a layer of its own; listing the weights imports all of it, so that an image that lacks a piece fails here.
-RUN --mount=type=bind,from=build,source=/package,target=/mnt \
-    /mnt/uv pip install --quiet --python /opt/venv --offline --no-cache --no-deps --compile-bytecode /mnt/*.whl \
+RUN --mount=type=bind,from=build,source=/package,target=/package \
+    /package/uv pip install --quiet --python /opt/venv --offline --no-cache --no-deps --compile-bytecode /package/*.whl \
     && convnext-serve weights list >/dev/null
 
 ARG REVISION=unknown

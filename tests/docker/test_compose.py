@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 NAME = "convnext-serve"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SET_BY_THE_IMAGE = {"host", "port", "cache_dir"}
+BYTES_A_PIXEL = 18  # while an image is decoded, measured over all formats: docs/operations.md, "Memory"
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +61,20 @@ def test_every_setting_can_be_given(service: dict[str, Any]) -> None:
     assert passed == offered
 
 
-def test_a_setting_that_is_not_given_keeps_its_default(service: dict[str, Any]) -> None:
+def test_a_setting_that_is_not_given_keeps_its_default_or_the_files_own(service: dict[str, Any]) -> None:
     for entry in service["environment"]:
         name, given, value = entry.partition("=")
         if given:  # by name alone, an unset one is not passed at all
-            default = Settings.model_fields[name.removeprefix(PREFIX).lower()].default
-            assert value == f"${{{name}:-{default}}}"
+            assert re.fullmatch(rf"\$\{{{name}:-\w+\}}", value), entry
+
+
+def test_the_default_device_is_the_settings(service: dict[str, Any]) -> None:
+    assert default(service, "CONVNEXT_DEVICE") == Settings.model_fields["device"].default
+
+
+def default(service: dict[str, Any], name: str) -> str:
+    values = dict(entry.partition("=")[::2] for entry in service["environment"])
+    return values[name].removeprefix(f"${{{name}:-").removesuffix("}")
 
 
 def test_the_container_can_write_to_its_cache_and_to_a_bounded_tmp_only(
@@ -87,9 +96,21 @@ def test_the_container_has_no_privileges(service: dict[str, Any]) -> None:
     assert not {"privileged", "cap_add", "network_mode", "pid", "user"} & set(service)
 
 
-def test_memory_and_processes_are_bounded(service: dict[str, Any]) -> None:
-    assert re.fullmatch(r"\$\{MEMORY:-\d+g\}", service["mem_limit"])
+def test_processes_are_bounded(service: dict[str, Any]) -> None:
     assert service["pids_limit"] > 0
+
+
+@pytest.mark.parametrize(("fixture", "at_rest_bytes"), [("service", 1e9), ("gpu_service", 4e9)])
+def test_the_memory_holds_the_worst_that_is_let_in(
+    fixture: str, at_rest_bytes: float, request: pytest.FixtureRequest
+) -> None:
+    service = request.getfixturevalue(fixture)
+    limit = re.fullmatch(r"\$\{MEMORY:-(\d+)g\}", service["mem_limit"])
+    assert limit is not None
+    threads = int(default(service, "CONVNEXT_DECODE_THREADS"))
+    decoding = threads * BYTES_A_PIXEL * Settings.model_fields["max_image_pixels"].default
+    bodies = Settings.model_fields["max_buffered_bytes"].default
+    assert at_rest_bytes + bodies + decoding < int(limit[1]) << 30
 
 
 def test_the_stop_waits_longer_than_the_drain(service: dict[str, Any]) -> None:
@@ -113,4 +134,4 @@ def test_the_gpu_file_asks_for_a_gpu_and_for_nothing_less(gpu_service: dict[str,
     (device,) = gpu_service["deploy"]["resources"]["reservations"]["devices"]
     assert device["driver"] == "nvidia"
     assert "gpu" in device["capabilities"]
-    assert gpu_service["environment"] == ["CONVNEXT_DEVICE=${CONVNEXT_DEVICE:-cuda}"]
+    assert default(gpu_service, "CONVNEXT_DEVICE") == "cuda"

@@ -63,7 +63,9 @@ def test_it_does_not_run_as_root() -> None:
 
 
 def test_the_final_stage_installs_no_compiler() -> None:
-    assert not [arguments for arguments in values("RUN") if re.search(r"\b(apt|apt-get|apk|gcc|g\+\+|make)\b", arguments)]
+    assert not [
+        arguments for arguments in values("RUN") if re.search(r"\b(apt|apt-get|apk|gcc|g\+\+|make)\b", arguments)
+    ]
 
 
 def test_it_starts_the_service_directly_so_that_signals_reach_it() -> None:
