@@ -28,8 +28,8 @@ from model.weights import REGISTRY, WeightsEntry, fetch_weights, verify_weights
 Decoded = tuple[Path, Pixels | Exception]
 
 _PREDICT = (
-    *("model", "labels", "device", "precision", "compile", "max_batch_size", "cache_dir"),
-    *("top_k", "max_image_pixels", "decode_threads"),
+    *("model", "labels", "device", "runtime", "precision", "compile", "max_batch_size", "cache_dir"),
+    *("top_k", "max_image_pixels", "decode_threads", "cpu_threads"),
 )
 
 

@@ -124,6 +124,11 @@ def service_problem(error: ServiceError) -> JSONResponse:
     return problem_response(error.status, error.type, error.title, str(error), error.headers)
 
 
+def unforeseen_problem() -> JSONResponse:
+    """The response where an error in the service itself ended the request; what it was is for the log alone."""
+    return problem_response(500, "about:blank", "Internal Server Error", "The service failed on this request.", {})
+
+
 def install_handlers(app: FastAPI) -> None:
     """Makes every failure of ``app``, its framework's included, answer as problem+json."""
 

@@ -65,9 +65,11 @@ def build_engine(settings: Settings) -> InferenceEngine:
     engine = InferenceEngine(
         model,
         device=settings.device,
+        runtime=settings.runtime,
         precision=settings.precision,
         compile=settings.compile,
         max_batch_size=settings.max_batch_size,
+        threads=settings.cpu_threads,
     )
     engine.warm_up()
     logger.info(

@@ -8,9 +8,10 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import Overloaded, UploadTooLarge, service_problem
+from app.errors import Overloaded, UploadTooLarge, unforeseen_problem
 from app.telemetry import Telemetry
 
+logger = logging.getLogger(__name__)
 access_log = logging.getLogger("app.access")
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -32,7 +33,7 @@ class RequestRecord:
         asked = Headers(scope=scope).get("x-request-id", "")
         request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
         scope.setdefault("state", {}).update(started_at=started_at)
-        status = 500
+        status: int | None = None
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -43,8 +44,13 @@ class RequestRecord:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except Exception:
+            if status is not None:
+                raise
+            logger.exception("request %s failed", request_id)
+            await unforeseen_problem()(scope, receive, send_with_id)
         finally:
-            self._record(scope, status, time.monotonic() - started_at, request_id)
+            self._record(scope, status or 500, time.monotonic() - started_at, request_id)
 
     def _record(self, scope: Scope, status: int, lasted_s: float, request_id: str) -> None:
         route = getattr(scope.get("route"), "path", _UNMATCHED)
@@ -73,15 +79,14 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdecimal() and int(announced) > self._max_upload_bytes:
-            scope["state"]["problem"] = UploadTooLarge.type
-            await service_problem(self._too_large())(scope, receive, send)
-            return
+        length = Headers(scope=scope).get("content-length", "")
+        announced = int(length) if length.isdecimal() and len(length) < 20 else 0
         received = 0
 
         async def receive_counted() -> Message:
             nonlocal received
+            if announced > self._max_upload_bytes:
+                raise self._too_large()
             message = await receive()
             size = len(message.get("body", b""))
             received += size

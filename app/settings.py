@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     model: str = Field(DEFAULT_MODEL, min_length=1, description="Registry name, or path of a checkpoint.")
     labels: Path | None = Field(None, description="File of class names, text or JSON; overrides the checkpoint's.")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
+    runtime: Literal["auto", "torch", "openvino"] = Field(
+        "auto", description="What computes the network; auto: openvino on a CPU, torch elsewhere."
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Arithmetic of the network."
     )
@@ -50,6 +53,9 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(20_000_000, ge=1, description="Largest request body.")
     max_buffered_bytes: int = Field(1_000_000_000, ge=1, description="All request bodies in memory together.")
     max_image_pixels: int = Field(50_000_000, ge=1, description="Width times height of an image, from its header.")
+    cpu_threads: int | None = Field(
+        None, ge=1, le=1024, description="Threads of the network on a CPU; unset: one a core."
+    )
     decode_threads: int | None = Field(None, ge=1, le=256, description="Threads that decode; unset: one a core.")
     api_keys: Annotated[frozenset[SecretStr], NoDecode] = Field(
         frozenset(), description="Keys, split by commas, one of which /predict and /model then ask for."

@@ -121,4 +121,4 @@ def _unprefixed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _first(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]

@@ -199,5 +199,5 @@ def _size_of(config: ConvNeXtConfig) -> str | None:
 
 def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, REGISTRY, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the names are {', '.join(REGISTRY)}"
+    hint = f"did you mean {' or '.join(near)}?" if near else "`convnext-serve weights list` shows their names"
     return f"{name} is neither an existing file or folder nor a registered model: {hint}"

@@ -1,6 +1,7 @@
-"""InferenceEngine: one network on one device; uint8 images in, top-k classes out."""
+"""InferenceEngine: one network on one device in one runtime; uint8 images in, top-k classes out."""
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +10,18 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
 
 from model.checkpoint import LoadedModel
 from model.errors import DeviceLost, EngineError
 from model.fold import fold
+from model.openvino_runtime import OpenVinoRuntime
 from model.preprocess import Pixels
+from model.runtime import Runtime
+from model.torch_runtime import TorchRuntime
 
 logger = logging.getLogger(__name__)
 
+RuntimeName = Literal["auto", "torch", "openvino"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _DEFAULT_MAX_BATCH_SIZE = {"cpu": 8, "mps": 16, "cuda": 64}
@@ -34,9 +38,10 @@ class TopK:
 class InferenceEngine:
     """Runs one folded network; not safe for use by several threads at once.
 
-    ``device`` is auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps; ``precision`` auto means bfloat16 on a
-    CUDA device that computes in it and float32 elsewhere. ``max_batch_size`` None leaves the choice to the device.
-    Raises ``EngineError`` where the device or the precision is not to be had.
+    ``device`` is auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps; ``runtime`` auto means OpenVINO on a CPU,
+    PyTorch elsewhere; ``precision`` auto means bfloat16 on a CUDA device that computes in it and float32 elsewhere.
+    ``max_batch_size`` None leaves the choice to the device, ``threads`` None takes every core that the process may use.
+    Raises ``EngineError`` where something that was asked for is not to be had.
     """
 
     def __init__(
@@ -44,23 +49,26 @@ class InferenceEngine:
         model: LoadedModel,
         *,
         device: str = "auto",
+        runtime: RuntimeName = "auto",
         precision: Precision = "auto",
         compile: bool = False,  # noqa: A002 - the setting's name
         max_batch_size: int | None = None,
+        threads: int | None = None,
     ) -> None:
         self.model = model
         self.device = _choose_device(device)
         self.dtype = _choose_dtype(precision, self.device)
-        self.mode = "compiled" if compile else "eager"
         self.input_size = model.transform.crop_size
         self.num_classes = model.network.config.num_classes
         self.max_batch_size = max_batch_size or _DEFAULT_MAX_BATCH_SIZE[self.device.type]
         self.parameters = sum(weight.numel() for weight in model.network.parameters())
         self.batch_seconds: dict[int, float] = {}
-        network = fold(model.network, model.transform)
-        self._network: nn.Module = network.to(self.device, self.dtype).to(memory_format=torch.channels_last)
-        if compile:
-            self._network.compile(dynamic=False)
+        self._runtime = self._build_runtime(_choose_runtime(runtime, self.device, compile), compile, threads)
+
+    @property
+    def mode(self) -> str:
+        """How the network is computed: eager, compiled or openvino."""
+        return self._runtime.mode
 
     @property
     def precision(self) -> str:
@@ -95,31 +103,29 @@ class InferenceEngine:
         Raises ``DeviceLost`` where the device is beyond use.
         """
         count = len(images)
-        batch = torch.from_numpy(np.stack(images))  # (N, H, W, 3) uint8
         size = next((size for size in self._sizes() if size >= count), count)
-        if size > count:
-            batch = torch.cat([batch, batch.new_zeros((size - count, *batch.shape[1:]))])
+        batch = np.stack([*images, *[np.zeros_like(images[0])] * (size - count)])  # (size, H, W, 3) uint8
         try:
             with torch.inference_mode():
-                probabilities, class_ids = self._forward(batch, top_k)
+                probabilities = self._runtime.logits(batch)[:count].float().softmax(dim=1)  # (N, num_classes)
+                values, class_ids = probabilities.topk(min(top_k, self.num_classes), dim=1)  # (N, k), falling
+                return TopK(values.cpu().numpy(), class_ids.cpu().numpy())
         except torch.OutOfMemoryError:
             raise
         except torch.AcceleratorError as error:
             raise DeviceLost(f"{self.device} is beyond use: {error}") from error
-        return TopK(probabilities[:count].numpy(), class_ids[:count].numpy())
 
-    def _forward(self, batch: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        if self.device.type == "cuda":
-            batch = batch.pin_memory()
-        pixels = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (N, 3, H, W) uint8, channels last
-        logits = self._network(pixels.to(self.dtype))  # (N, num_classes)
-        probabilities = logits.float().softmax(dim=1)
-        values, class_ids = probabilities.topk(min(top_k, self.num_classes), dim=1)  # (N, k), falling
-        return values.cpu(), class_ids.cpu()
+    def _build_runtime(self, name: RuntimeName, compiled: bool, threads: int | None) -> Runtime:
+        network = fold(self.model.network, self.model.transform)
+        threads = threads or len(os.sched_getaffinity(0))
+        if name == "openvino":
+            return OpenVinoRuntime(network, self.dtype, self.input_size, threads)
+        torch.set_num_threads(threads)
+        return TorchRuntime(network, self.device, self.dtype, compiled=compiled)
 
     def _sizes(self) -> list[int]:
         """The batch sizes that run: each one, or powers of two (padded to) where every size costs a compilation."""
-        if self.mode == "eager":
+        if not self._runtime.pads:
             return list(range(1, self.max_batch_size + 1))
         powers = [1 << exponent for exponent in range(self.max_batch_size.bit_length())]
         return [*(size for size in powers if size < self.max_batch_size), self.max_batch_size]
@@ -139,6 +145,14 @@ def _choose_device(name: str) -> torch.device:
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise EngineError(f"device {name!r} is not to be had: there are {torch.cuda.device_count()}")
     return torch.device(name if kind != "cuda" else f"cuda:{index or 0}")
+
+
+def _choose_runtime(name: RuntimeName, device: torch.device, compiled: bool) -> RuntimeName:
+    if name == "auto":
+        return "openvino" if device.type == "cpu" and not compiled else "torch"
+    if name == "openvino" and (device.type != "cpu" or compiled):
+        raise EngineError(f"the openvino runtime is for the CPU and compiles by itself, not for {device} or compile")
+    return name
 
 
 def _choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
