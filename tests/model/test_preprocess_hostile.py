@@ -1,6 +1,5 @@
 """Bytes that mean harm: foreign formats, cut-off and flipped files, headers that announce too much."""
 
-import io
 import struct
 import tracemalloc
 import zlib

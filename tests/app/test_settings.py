@@ -1,0 +1,109 @@
+"""Settings: from where they come, what is refused, and that they stay."""
+
+import pydantic
+import pytest
+
+from app.settings import Settings
+from model.weights import DEFAULT_MODEL
+
+
+def test_defaults_need_no_environment():
+    settings = Settings()
+    assert (settings.model, settings.device, settings.precision) == (DEFAULT_MODEL, "auto", "auto")
+    assert (settings.top_k, settings.max_queue_delay_ms, settings.port) == (5, 0.0, 8000)
+    assert settings.api_keys == frozenset()
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_described(name):
+    assert Settings.model_fields[name].description.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("CONVNEXT_MODEL", "convnext_tiny", "convnext_tiny"),
+        ("CONVNEXT_DEVICE", "cuda:1", "cuda:1"),
+        ("CONVNEXT_PRECISION", "bfloat16", "bfloat16"),
+        ("CONVNEXT_TOP_K", "3", 3),
+        ("CONVNEXT_MAX_BATCH_SIZE", "16", 16),
+        ("CONVNEXT_MAX_QUEUE_SIZE", "10", 10),
+        ("CONVNEXT_MAX_QUEUE_DELAY_MS", "2.5", 2.5),
+        ("CONVNEXT_REQUEST_TIMEOUT_S", "1.5", 1.5),
+        ("CONVNEXT_MAX_UPLOAD_BYTES", "1000", 1000),
+        ("CONVNEXT_MAX_IMAGE_PIXELS", "1000", 1000),
+        ("CONVNEXT_DECODE_THREADS", "2", 2),
+        ("CONVNEXT_COMPILE", "true", True),
+        ("convnext_port", "0", 0),
+    ],
+)
+def test_the_environment_sets(monkeypatch, variable, value, expected):
+    monkeypatch.setenv(variable, value)
+    assert getattr(Settings(), variable.lower().removeprefix("convnext_")) == expected
+
+
+def test_paths_are_paths(monkeypatch, tmp_path):
+    monkeypatch.setenv("CONVNEXT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("CONVNEXT_LABELS", str(tmp_path / "labels.txt"))
+    assert (Settings().cache_dir, Settings().labels) == (tmp_path, tmp_path / "labels.txt")
+
+
+def test_what_is_given_by_hand_comes_first(monkeypatch):
+    monkeypatch.setenv("CONVNEXT_TOP_K", "3")
+    assert Settings(top_k=4).top_k == 4
+
+
+@pytest.mark.parametrize("name", ["CONVNEXT_TOPK", "convnext_batch_size", "CONVNEXT_"])
+def test_a_misspelt_variable_is_refused(monkeypatch, name):
+    monkeypatch.setenv(name, "3")
+    with pytest.raises(pydantic.ValidationError, match="Extra inputs"):
+        Settings()
+
+
+def test_foreign_variables_are_none_of_ours(monkeypatch):
+    monkeypatch.setenv("MY_CONVNEXT_TOPK", "3")
+    assert Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("device", "tpu"),
+        ("device", "cuda:x"),
+        ("precision", "int8"),
+        ("top_k", 0),
+        ("max_batch_size", 0),
+        ("max_queue_size", 0),
+        ("max_queue_delay_ms", -1),
+        ("request_timeout_s", 0),
+        ("max_upload_bytes", 0),
+        ("max_image_pixels", 0),
+        ("decode_threads", 0),
+        ("model", ""),
+        ("port", 65536),
+        ("log_level", "loud"),
+        ("unknown", 1),
+    ],
+)
+def test_a_value_out_of_range_is_named(name, value):
+    with pytest.raises(pydantic.ValidationError) as caught:
+        Settings(**{name: value})
+    assert [error["loc"] for error in caught.value.errors()] == [(name,)]
+
+
+def test_settings_do_not_change():
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        Settings().top_k = 3
+
+
+@pytest.mark.parametrize("text", ["one,two", " one , two,", "two,one,one"])
+def test_keys_are_split_by_commas_and_kept_secret(monkeypatch, text):
+    monkeypatch.setenv("CONVNEXT_API_KEYS", text)
+    settings = Settings()
+    assert {key.get_secret_value() for key in settings.api_keys} == {"one", "two"}
+    assert "one" not in repr(settings).replace("None", "")
+
+
+@pytest.mark.parametrize("text", ["", " ", ","])
+def test_no_keys_are_no_keys(text):
+    assert Settings(api_keys=text).api_keys == frozenset()
