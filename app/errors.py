@@ -16,7 +16,7 @@ ServiceError
 import http
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -127,6 +127,17 @@ def service_problem(error: ServiceError) -> JSONResponse:
 def unforeseen_problem() -> JSONResponse:
     """The response where an error in the service itself ended the request; what it was is for the log alone."""
     return problem_response(500, "about:blank", "Internal Server Error", "The service failed on this request.", {})
+
+
+def describe(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:  # Any: FastAPI's own type
+    """OpenAPI's ``responses``: one entry a status, each kind of failure with an example."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        content = {"schema": Problem.model_json_schema(), "examples": {}}
+        entry = responses.setdefault(kind.status, {"description": kind.title, "content": {MEDIA_TYPE: content}})
+        example = Problem(type=kind.type, title=kind.title, status=kind.status, detail=kind.__doc__ or "")
+        entry["content"][MEDIA_TYPE]["examples"][kind.type] = {"value": example.model_dump()}
+    return responses
 
 
 def install_handlers(app: FastAPI) -> None:

@@ -1,19 +1,14 @@
 """GET /model and /model/labels: what is served."""
 
-from typing import Any
-
 from fastapi import APIRouter
 
 from app.dependencies import ClassifierDep
-from app.errors import MEDIA_TYPE, Unauthorized, Unavailable
-from app.schemas import ModelInfo, ModelLabels, Problem
+from app.errors import Unauthorized, Unavailable, describe
+from app.schemas import ModelInfo, ModelLabels
 
 router = APIRouter(tags=["model"])
 
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    refusal.status: {"description": refusal.title, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
-    for refusal in (Unauthorized, Unavailable)
-}
+_REFUSALS = describe(Unauthorized, Unavailable)
 
 
 @router.get("/model", summary="What is served", responses=_REFUSALS)

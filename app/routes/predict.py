@@ -13,29 +13,31 @@ from starlette.requests import ClientDisconnect
 from app.classifier import Classification
 from app.dependencies import ClassifierDep
 from app.errors import (
-    MEDIA_TYPE,
     DeadlineExceeded,
     InvalidParameter,
     InvalidRequest,
     Overloaded,
+    TooManyPixels,
     Unauthorized,
     Unavailable,
     UnreadableImage,
     UnsupportedMediaType,
     UploadTooLarge,
+    describe,
 )
-from app.schemas import Prediction, PredictResponse, Problem
+from app.schemas import Prediction, PredictResponse
 
 router = APIRouter(tags=["predict"])
 
 Value = TypeVar("Value")
 
-_REFUSALS = (
+_REFUSALS = describe(
     InvalidRequest,
     Unauthorized,
     UploadTooLarge,
     UnsupportedMediaType,
     UnreadableImage,
+    TooManyPixels,
     InvalidParameter,
     Overloaded,
     Unavailable,
@@ -62,23 +64,11 @@ class PredictQuery(BaseModel):
     )
 
 
-def _responses() -> dict[int | str, dict[str, Any]]:  # Any: FastAPI's own type
-    """One OpenAPI entry a status, naming each kind of problem with an example."""
-    responses: dict[int | str, dict[str, Any]] = {}
-    for refusal in _REFUSALS:
-        entry = responses.setdefault(refusal.status, {"description": refusal.title, "content": {MEDIA_TYPE: {}}})
-        content = entry["content"][MEDIA_TYPE]
-        content["schema"] = {"$ref": f"#/components/schemas/{Problem.__name__}"}
-        example = {"type": refusal.type, "title": refusal.title, "status": refusal.status}
-        content.setdefault("examples", {})[refusal.type] = {"value": example | {"detail": refusal.__doc__}}
-    return responses
-
-
 @router.post(
     "/predict",
     summary="Classify an image",
     response_model=PredictResponse,
-    responses=_responses(),
+    responses=_REFUSALS,
     openapi_extra={"requestBody": _BODY},
 )
 async def predict(request: Request, classifier: ClassifierDep, query: Annotated[PredictQuery, Query()]) -> Response:
