@@ -61,7 +61,7 @@ def test_what_it_sets_are_settings(container: dict[str, Any]) -> None:
 
 def test_the_threads_follow_the_cpu_limit(container: dict[str, Any]) -> None:
     values = {entry["name"]: entry["value"] for entry in container["env"]}
-    assert values["OMP_NUM_THREADS"] == container["resources"]["limits"]["cpu"]
+    assert values["CONVNEXT_CPU_THREADS"] == container["resources"]["limits"]["cpu"]
     assert values["CONVNEXT_DECODE_THREADS"] == container["resources"]["limits"]["cpu"]
 
 

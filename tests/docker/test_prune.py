@@ -8,6 +8,8 @@ SCRIPT = Path(__file__).parents[2] / "docker" / "prune.sh"
 GOES = (
     "torch/include/ATen/ATen.h",
     "torch/bin/protoc",
+    "openvino/libs/libopenvino_intel_gpu_plugin.so",
+    "openvino/libs/libopenvino_intel_npu_plugin.so",
     "nvidia/cu13/include/cuda.h",
     "nvidia/cu13/lib/libcudart_static.a",
     "nvidia/cu13/lib/libcusolverMg.so.12",
@@ -17,6 +19,7 @@ STAYS = (
     "app/main.py",
     "torch/lib/libtorch_cpu.so",
     "torch/bin/torch_shm_manager",
+    "openvino/libs/libopenvino_intel_cpu_plugin.so",
     "nvidia/cu13/lib/libcusolver.so.12",
     "nvidia/cudnn/lib/libcudnn_engines_precompiled.so.9",
 )
