@@ -119,7 +119,7 @@ class InferenceEngine:
         network = fold(self.model.network, self.model.transform)
         threads = threads or len(os.sched_getaffinity(0))
         if name == "openvino":
-            return OpenVinoRuntime(network, self.dtype, self.input_size, threads)
+            return OpenVinoRuntime(network, self.dtype, self.input_size, self.max_batch_size, threads)
         torch.set_num_threads(threads)
         return TorchRuntime(network, self.device, self.dtype, compiled=compiled)
 

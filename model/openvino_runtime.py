@@ -24,28 +24,36 @@ _PRECISIONS = {torch.float32: Type.f32, torch.bfloat16: Type.bf16, torch.float16
 class OpenVinoRuntime:
     """Compiles ``network``, which takes pixels in 0…255, for ``threads`` threads of the CPU; see ``Runtime``.
 
-    Raises ``EngineError`` where the CPU does not compute in ``dtype``.
+    The full batch gets a graph of its own, as OpenVINO fuses more where it knows the shapes (a sixth of the time of a
+    small network), the smaller ones share one. Raises ``EngineError`` where the CPU does not compute in ``dtype``.
     """
 
     mode = "openvino"
     pads = False
 
-    def __init__(self, network: ConvNeXt, dtype: torch.dtype, input_size: int, threads: int) -> None:
+    def __init__(
+        self, network: ConvNeXt, dtype: torch.dtype, input_size: int, max_batch_size: int, threads: int
+    ) -> None:
         properties = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # the decoding threads share the cores
         }
-        compiled = ov.Core().compile_model(build_graph(network, input_size), "CPU", properties)
+        graph, core = build_graph(network, input_size), ov.Core()
+        compiled = core.compile_model(graph, "CPU", properties)
         chosen = compiled.get_property("INFERENCE_PRECISION_HINT")
         if chosen != _PRECISIONS[dtype]:
             raise EngineError(f"this CPU does not compute in {dtype}: OpenVINO would take {chosen.to_string()}")
-        self._request = compiled.create_infer_request()
+        self._any_batch = compiled.create_infer_request()
+        graph.reshape([max_batch_size, input_size, input_size, 3])
+        self._full_batch = core.compile_model(graph, "CPU", properties).create_infer_request()
+        self._max_batch_size = max_batch_size
 
     def logits(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
         """``(N, H, W, 3)`` uint8 pixels to ``(N, num_classes)`` logits, valid until the next call."""
-        results = self._request.infer([images], share_inputs=True, share_outputs=True)
+        request = self._full_batch if len(images) == self._max_batch_size else self._any_batch
+        results = request.infer([images], share_inputs=True, share_outputs=True)
         return torch.from_numpy(results[0]).flatten(1)
 
 
