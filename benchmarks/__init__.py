@@ -1,0 +1,1 @@
+"""Scripts whose numbers the README quotes; run each as ``python -m benchmarks.NAME``."""
