@@ -1,6 +1,8 @@
 import hashlib
+import io
 import logging
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -231,3 +233,17 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
 def test_sha256_of_a_file(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256_of(tmp_path / "abc").startswith("ba7816bf")
+
+
+def test_a_terminal_gets_a_progress_bar(server, destination, monkeypatch, caplog):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    caplog.set_level(logging.INFO, "model.download")
+    fetch(server.url, destination)
+    assert "weights.bin" in terminal.getvalue()
+    assert "1.0/1.0 MB" in terminal.getvalue()
+    assert not caplog.records

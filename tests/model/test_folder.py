@@ -1,5 +1,10 @@
-import pytest
+import json
 
+import pytest
+import torch
+import torchvision
+
+from model import Transform, load_model
 from model.errors import CheckpointError
 from model.folder import locate, read_card
 
@@ -71,3 +76,14 @@ def test_timms_toys_have_another_activation(folder):
     (folder / "config.json").write_text('{"architecture": "test_convnext"}')
     with pytest.raises(CheckpointError, match="another activation than GELU"):
         read_card(folder)
+
+
+def test_a_config_written_by_hand_serves_any_family(folder, randomise):
+    with torch.device("meta"):
+        network = torchvision.models.convnext_tiny(num_classes=3)
+    torch.save(randomise(network).state_dict(), folder / "mine.pth")
+    data = {"input_size": [3, 96, 96], "crop_pct": 0.8, "interpolation": "bilinear", "license": "mit"}
+    (folder / "config.json").write_text(json.dumps({"pretrained_cfg": data, "label_names": ["cat", "dog", "owl"]}))
+    model = load_model(folder)
+    assert (model.family, model.labels, model.licence) == ("torchvision", ("cat", "dog", "owl"), "mit")
+    assert (model.transform, model.notes) == (Transform(120, 96, "bilinear"), ())

@@ -62,11 +62,22 @@ def test_the_other_files_are_as_timm_says(name):
     assert entry.licence.lower() == ("mit" if ".fb_" in name else published.license)
     data = {key: getattr(published, key) for key in ("input_size", "crop_pct", "interpolation", "mean", "std")}
     assert entry.transform == _timm_transform(data)
-    with torch.device("meta"):
-        tensors = timm.create_model(name, device="meta").state_dict()
-    assert infer_config(tensors, recognise(tensors, name), name) == entry.config
     if entry.sha256 and len(entry.sha256) == 8:
         assert f"-{entry.sha256}.pth" in published.url
+
+
+@pytest.mark.parametrize("name", [name for name, entry in REGISTRY.items() if entry.source == "timm"])
+def test_the_shapes_of_timms_own_are_timms(name):
+    with torch.device("meta"):
+        tensors = timm.create_model(name, device="meta").state_dict()
+    assert infer_config(tensors, recognise(tensors, name), name) == REGISTRY[name].config
+
+
+@pytest.mark.parametrize("name", [name for name, entry in REGISTRY.items() if entry.source.startswith("facebook")])
+def test_the_authors_sizes_are_in_their_files_names(name):
+    version, size = re.match(r"convnext(v2)?_(\w+)\.", name).groups()
+    assert REGISTRY[name].config == config_for(size, 2 if version else 1)
+    assert f"convnext{version or ''}_{size}_" in REGISTRY[name].url
 
 
 def test_an_embedded_file_that_is_missing_is_an_error(tmp_path):
