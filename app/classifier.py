@@ -82,6 +82,7 @@ class Classifier:
             max_queue_size=max_queue_size,
             max_queue_delay_s=max_queue_delay_s,
             fatal=(errors.DeviceLost,),
+            expected_rate=engine.expected_rate,
             on_batch=telemetry.on_batch,
         )
         telemetry.watch_queue(lambda: self._batcher.queue_length)
@@ -117,13 +118,14 @@ class Classifier:
                 self._idle.set()
 
     async def drain(self, grace_s: float) -> None:
-        """Admits nothing more and waits for what was admitted, ``grace_s`` at most."""
+        """Admits nothing more and waits for what was admitted; after ``grace_s``, closes and so refuses the rest."""
         self._draining = True
         try:
             async with asyncio.timeout(grace_s):
                 await self._idle.wait()
         except TimeoutError:
             logger.warning("%d requests were not answered within the grace of %.0f s", self._admitted, grace_s)
+            await self.close()
 
     async def close(self) -> None:
         """Ends the batcher and the threads; what still waits gets ``Unavailable``."""
@@ -139,7 +141,7 @@ class Classifier:
         top_k = self._check_top_k(top_k)
         if not data:
             raise InvalidRequest("The image is empty.")
-        with self._batcher.reserve() as slot:
+        with self._batcher.reserve(deadline) as slot:
             started_at = time.monotonic()
             pixels = await self._decode(data, deadline)
             decode_s = time.monotonic() - started_at

@@ -3,14 +3,19 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator
 
 import uvicorn
 from fastapi import FastAPI
 
 logger = logging.getLogger(__name__)
+
+_THREADS_END_S = 1.0
 
 
 class Server(uvicorn.Server):
@@ -72,4 +77,18 @@ def serve(app: FastAPI, listener: socket.socket, grace_s: float) -> None:
     """Serves ``app`` on a bound socket until a signal ends it."""
     host, port = listener.getsockname()[:2]
     logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    before = set(threading.enumerate())
     Server(app, grace_s).run(sockets=[listener])
+    _end({thread for thread in threading.enumerate() if thread not in before and not thread.daemon})
+
+
+def _end(threads: set[threading.Thread]) -> None:
+    """Waits for threads that have been told to end, but not for ever, as the interpreter would when it exits."""
+    deadline = time.monotonic() + _THREADS_END_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    stuck = sorted(thread.name for thread in threads if thread.is_alive())
+    if stuck:
+        logger.critical("the process ends though %s did not", ", ".join(stuck))
+        logging.shutdown()
+        os._exit(0)
