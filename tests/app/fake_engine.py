@@ -28,7 +28,7 @@ class FakeEngine:
         self.device, self.precision, self.mode = "cpu", "float32", "eager"
         self.input_size, self.num_classes, self.parameters = 8, 256, 1
         self.max_batch_size = max_batch_size
-        self.batch_seconds = {1: 0.001}
+        self.expected_rate = 0.0
         self.batches: list[list[int]] = []
         self.gate = threading.Event()
         self.gate.set()

@@ -180,10 +180,15 @@ async def test_a_drain_waits_for_what_was_admitted_and_admits_no_more(engine, gr
         await asyncio.wait_for(draining, WAIT_S)
 
 
-async def test_a_drain_ends_with_its_grace(engine, caplog):
+async def test_a_drain_ends_with_its_grace_and_refuses_the_rest(engine, grey, caplog):
+    engine.gate.clear()
     async with started(engine) as classifier:
         with classifier.admission():
+            task = asyncio.ensure_future(classifier.classify(grey(0), None, deadline()))
+            await engine.entered()
             await asyncio.wait_for(classifier.drain(0.01), WAIT_S)
+            with pytest.raises(errors.Unavailable, match="shutting down"):
+                await asyncio.wait_for(task, WAIT_S)
     assert "1 requests were not answered" in caplog.text
 
 
