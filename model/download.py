@@ -6,11 +6,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -57,7 +57,7 @@ def fetch(
     """
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{destination}.lock", timeout=lock_timeout_s):
+        with _held(FileLock(f"{destination}.lock"), lock_timeout_s):
             if destination.exists():
                 return sha256_of(destination)
             return _Transfer(url, destination, sha256, timeout_s).run(attempts, pause_s)
@@ -66,6 +66,14 @@ def fetch(
         raise _failure(url, destination, reason) from error
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         raise _failure(url, destination, str(error)) from error
+
+
+def _held(lock: BaseFileLock, timeout_s: float) -> AbstractContextManager[object]:
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("waiting for another process that holds %s", lock.lock_file)
+        return lock.acquire(timeout=timeout_s)
 
 
 def _failure(url: str, destination: Path, reason: str) -> DownloadError:

@@ -1,6 +1,9 @@
+import functools
 import json
 import logging
 import re
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -166,6 +169,24 @@ class TestNames:
         path.write_bytes(path.read_bytes() + b"x")
         with pytest.raises(DownloadError, match="damaged or another file"):
             load_model("w", cache_dir=tmp_path)
+
+    def test_a_registered_file_is_fetched_on_first_use(self, tmp_path, monkeypatch, tensors):
+        (tmp_path / "site").mkdir()
+        save_file(tensors, tmp_path / "site" / "w.safetensors")
+        handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path / "site")
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
+            thread = threading.Thread(target=site.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            url = f"http://127.0.0.1:{site.server_port}/w.safetensors"
+            entry = WeightsEntry("w", "w.safetensors", "a test", url, None, CONFIG, Transform(70, 64))
+            monkeypatch.setattr(checkpoint, "REGISTRY", {"w": entry})
+            first = load_model("w", cache_dir=tmp_path / "cache")
+            site.shutdown()
+            thread.join(10)
+        again = load_model("w", cache_dir=tmp_path / "cache")
+        assert first.path == again.path == tmp_path / "cache" / "w.safetensors"
+        assert first.sha256 == again.sha256 == (tmp_path / "cache" / "w.safetensors.sha256").read_text().split()[0]
+        torch.testing.assert_close(again.network.state_dict(), tensors)
 
     def test_a_licence_against_commercial_use_is_said(self, tmp_path, tensors, caplog):
         save_checkpoint(

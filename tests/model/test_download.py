@@ -207,10 +207,12 @@ def test_of_several_at_once_one_fetches_and_all_get_the_file(server, destination
     assert len(server.requested) == 1
 
 
-def test_waiting_for_another_process_has_an_end(server, destination):
+def test_waiting_for_another_process_is_said_and_has_an_end(server, destination, caplog):
+    caplog.set_level(logging.INFO, "model.download")
     destination.parent.mkdir()
     with FileLock(f"{destination}.lock"), pytest.raises(DownloadError, match="another process has held"):
         fetch(server.url, destination, lock_timeout_s=0.05)
+    assert f"waiting for another process that holds {destination}.lock" in caplog.text
 
 
 def test_progress_is_logged_where_there_is_no_terminal(server, destination, caplog):
