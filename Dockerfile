@@ -43,10 +43,11 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     CONVNEXT_HOST=0.0.0.0 \
     CONVNEXT_CACHE_DIR=/var/cache/convnext
-# The package is a layer of its own; listing the weights imports all of it, so that an image that lacks a piece fails here.
+# The package is a layer of its own. The check imports all of it and reads the embedded model, so that an image that lacks
+# a piece fails here.
 RUN --mount=type=bind,from=build,source=/package,target=/package \
     /package/uv pip install --quiet --python /opt/venv --offline --no-cache --no-deps --compile-bytecode /package/*.whl \
-    && convnext-serve weights list >/dev/null
+    && convnext-serve weights verify convnext_atto_tiny_imagenet_200
 
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="convnext-serve" \

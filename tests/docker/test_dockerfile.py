@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import PREFIX, Settings
+from model.weights import DEFAULT_MODEL
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -97,6 +98,10 @@ def test_the_cache_is_a_volume_of_the_user_that_runs() -> None:
 
 def test_the_port_is_the_settings_default() -> None:
     assert values("EXPOSE") == [str(Settings.model_fields["port"].default)]
+
+
+def test_the_build_checks_that_the_embedded_model_is_there() -> None:
+    assert values("RUN")[-1].endswith(f"convnext-serve weights verify {DEFAULT_MODEL}")
 
 
 def test_versions_agree_with_the_other_files() -> None:
