@@ -5,6 +5,7 @@ A batch forms while the previous one runs, never by waiting while the worker is 
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +63,8 @@ class DynamicBatcher(Generic[Item, Result]):
 
     ``run`` gives one result an item, in order; what it raises reaches every waiter of that batch alone, unless it is
     one of ``fatal``, after which nothing is admitted any more. At most ``max_queue_size`` items are reserved or
-    waiting. A run longer than ``stall_after_s`` counts as failed for as long as it lasts.
+    waiting. A run longer than ``stall_after_s`` counts as failed for as long as it lasts. ``expected_rate`` is the
+    items a second to reckon with until it is measured.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class DynamicBatcher(Generic[Item, Result]):
         max_queue_delay_s: float = 0.0,
         stall_after_s: float = 60.0,
         fatal: tuple[type[Exception], ...] = (),
+        expected_rate: float = 0.0,
         on_batch: Callable[[int, float], None] = lambda size, run_s: None,
     ) -> None:
         self._run = run
@@ -87,7 +90,7 @@ class DynamicBatcher(Generic[Item, Result]):
         self._running: list[_Entry[Item, Result]] = []
         self._run_started_at: float | None = None
         self._reserved = 0
-        self._rate = 0.0  # items a second, over the last batches
+        self._rate = expected_rate  # items a second, over the last batches
         self._arrived = asyncio.Event()
         self._failure: str | None = "the batcher is not started"
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
@@ -122,13 +125,19 @@ class DynamicBatcher(Generic[Item, Result]):
         return self._failure
 
     @contextmanager
-    def reserve(self) -> Iterator[Slot[Item, Result]]:
-        """Admits one item, before the work of making it; raises ``Overloaded`` or ``Unavailable``."""
+    def reserve(self, deadline: float = math.inf) -> Iterator[Slot[Item, Result]]:
+        """Admits one item, before the work of making it.
+
+        Raises ``Unavailable``, or ``Overloaded`` where the queue is full or, at the measured rate, too long for
+        ``deadline`` (s of ``time.monotonic``).
+        """
         if self.failure is not None:
             raise Unavailable(f"No prediction can be made: {self.failure}.")
+        wait_s = self.queue_length / self._rate if self._rate else 0.0
         if self.queue_length >= self._max_queue_size:
-            wait_s = self.queue_length / self._rate if self._rate else 1.0
             raise Overloaded(f"All {self._max_queue_size} places in the queue are taken.", wait_s)
+        if wait_s > max(0.0, deadline - time.monotonic()):
+            raise Overloaded(f"The queue takes about {wait_s:.1f} s, more than the request has left.", wait_s)
         slot = Slot(self)
         self._reserved += 1
         try:

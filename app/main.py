@@ -73,7 +73,7 @@ def build_engine(settings: Settings) -> InferenceEngine:
     )
     engine.warm_up()
     logger.info(
-        "serving %s (%s, licence %s) on %s in %s, %s, batches up to %d: %.1f ms an image",
+        "serving %s (%s, licence %s) on %s in %s, %s, batches up to %d: %.1f images/s",
         model.name,
         model.family,
         model.licence,
@@ -81,7 +81,7 @@ def build_engine(settings: Settings) -> InferenceEngine:
         engine.precision,
         engine.mode,
         engine.max_batch_size,
-        1000 * min(seconds / size for size, seconds in engine.batch_seconds.items()),
+        engine.expected_rate,
     )
     return engine
 

@@ -75,6 +75,11 @@ class InferenceEngine:
         """The arithmetic's type: float32, bfloat16 or float16."""
         return str(self.dtype).removeprefix("torch.")
 
+    @property
+    def expected_rate(self) -> float:
+        """Images a second in the batch size that the warm-up found best; 0 before it."""
+        return max((size / seconds for size, seconds in self.batch_seconds.items()), default=0.0)
+
     def warm_up(self) -> None:
         """Runs every batch size that will be used, and measures each: ``batch_seconds``, size → s.
 

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import threading
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -173,3 +174,19 @@ async def _storm(dice: random.Random, max_batch_size: int, delay_s: float) -> No
     ran = [item for batch in squares.batches for item in batch]
     assert len(ran) == len(set(ran))
     assert ran == sorted(ran)
+
+
+async def test_a_deadline_that_the_queue_cannot_meet_is_refused_at_once(squares):
+    squares.gate.clear()
+    async with started(squares, expected_rate=10.0) as batcher:
+        tasks = ask_soon(batcher, 0)
+        await squares.entered()
+        tasks += ask_soon(batcher, 1, 2, 3)
+        await ticks()
+        with pytest.raises(Overloaded) as caught, batcher.reserve(time.monotonic() + 0.2):
+            pass
+        assert caught.value.retry_after_s == pytest.approx(0.3)
+        with batcher.reserve(time.monotonic() + 5) as slot:
+            assert not slot.filled
+        squares.gate.set()
+        assert [(await task).result for task in tasks] == [0, 1, 4, 9]
