@@ -104,7 +104,9 @@ def _predict(settings: Settings, options: argparse.Namespace) -> int:
     engine = build_engine(settings)
     top_k = min(settings.top_k, engine.num_classes)
     results: list[dict[str, Any]] = []
-    with Progress(console=Console(stderr=True), transient=True, disable=len(options.files) < 2) as progress:
+    console = Console(stderr=True)
+    silent = len(options.files) < 2 or not console.is_terminal
+    with Progress(console=console, transient=True, disable=silent) as progress:
         task = progress.add_task("classifying", total=len(options.files))
         for batch in _batches(options.files, engine, settings):
             results += _classify(engine, batch, top_k)
@@ -150,7 +152,7 @@ def _print_table(results: Sequence[dict[str, Any]]) -> None:
     table = Table("file", "label", "probability")
     for result in results:
         if "error" in result:
-            table.add_row(result["file"], f"[red]{escape(result['error'])}[/red]", "–")
+            table.add_row(escape(result["file"]), f"[red]{escape(result['error'])}[/red]", "–")
         for place, one in enumerate(result.get("predictions", ())):
             table.add_row("" if place else escape(result["file"]), escape(one["label"]), f"{one['probability']:.1%}")
         table.add_section()
