@@ -119,9 +119,9 @@ def test_after_the_grace_a_run_that_does_not_end_keeps_nobody(tmp_path, grey):
 
 
 def test_the_command_serves_and_ends_on_either_signal(tiny_path, encode, make_photo):
-    command = "import sys; from app.cli import main; sys.exit(main())"
+    command = Path(sys.executable).with_name("convnext-serve")  # as it is installed
     arguments = ["serve", "--port", "0", "--model", str(tiny_path), "--device", "cpu", "--max-batch-size", "1"]
-    with running("-c", command, *arguments, "--log-format", "json") as process:
+    with running(str(command), *arguments, "--log-format", "json") as process:
         url = process.wait_for(r'listening on (http://[^\s"]+)')[1]
         with httpx.Client(timeout=WAIT_S) as client:
             wait_until_up(client, url)
