@@ -176,6 +176,7 @@ def _huggingface_transform(processor: Json) -> Transform:
         mean=_three(processor.get("image_mean", 0.5) if normalised else 0),
         std=_three(processor.get("image_std", 0.5) if normalised else 1),
         squash=side >= 384,
+        floor_margin=True,
     )
 
 

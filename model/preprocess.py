@@ -36,7 +36,8 @@ class Transform:
 
     ``resize_size`` is the shorter side in pixels before a centre crop of ``crop_size``; ``squash`` resizes both sides
     to ``crop_size`` instead and crops nothing. ``detail_size`` first reduces the shorter side to that many pixels, so
-    that a sharp photo has no more detail than the photos a network was trained on. ``mean`` and ``std`` are of RGB
+    that a sharp photo has no more detail than the photos a network was trained on. ``floor_margin`` rounds the crop's
+    odd margin down, as transformers does, and not to even, as torchvision does. ``mean`` and ``std`` are of RGB
     in 0…1.
     """
 
@@ -47,6 +48,7 @@ class Transform:
     std: tuple[float, float, float] = IMAGENET_STD
     detail_size: int | None = None
     squash: bool = False
+    floor_margin: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop_size <= self.resize_size:
@@ -112,7 +114,8 @@ def crop(image: Image.Image, transform: Transform) -> Pixels:
     if transform.squash:
         return np.array(image.resize((side, side), resampling))
     image = image.resize(_scaled(image.size, transform.resize_size), resampling)
-    left, top = (round((length - side) / 2) for length in image.size)  # rounds as torchvision's center_crop
+    margins = [(length - side) / 2 for length in image.size]
+    left, top = (int(margin) if transform.floor_margin else round(margin) for margin in margins)
     return np.array(image.crop((left, top, left + side, top + side)))
 
 
