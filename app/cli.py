@@ -205,3 +205,7 @@ def _entry(name: str) -> WeightsEntry:
 
 def _complain(message: str) -> None:
     print(f"convnext-serve: {message}", file=sys.stderr)  # noqa: T201 - the command's output
+
+
+if __name__ == "__main__":
+    sys.exit(main())

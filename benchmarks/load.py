@@ -107,7 +107,9 @@ async def _connect(url: str, count: int) -> list[Connection]:
     return [(await loop.create_connection(Connection, target.hostname, port))[1] for _ in range(count)]
 
 
-async def closed_loop(url: str, requests: list[bytes], connections: int, seconds: float, warmup_s: float = 2.0) -> Report:
+async def closed_loop(
+    url: str, requests: list[bytes], connections: int, seconds: float, warmup_s: float = 2.0
+) -> Report:
     """Every connection sends its next request as soon as the last is answered."""
     report = Report(seconds)
     start = time.perf_counter() + warmup_s
