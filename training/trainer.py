@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -104,7 +105,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.step += 1
         self._update_average()
-        return float(loss), float((logits.argmax(1) == targets.argmax(1)).float().mean())
+        return float(loss.detach()), float((logits.argmax(1) == targets.argmax(1)).float().mean())
 
     def _batch(self, rng: torch.Generator, phase: Phase) -> tuple[Tensor, Tensor]:
         recipe = self.recipe
@@ -161,7 +162,7 @@ def predict_logits(network: nn.Module, photos: Photos, input_size: int, device: 
     """Logits ``(N, K) float32`` of whole photos enlarged to ``input_size`` pixels."""
     logits = []
     for first in range(0, len(photos), 200):
-        images = torch.from_numpy(photos.images[first : first + 200]).to(device)
+        images = torch.from_numpy(np.array(photos.images[first : first + 200])).to(device)
         images = augment.normalise(augment.enlarge(augment.to_unit(images), input_size))
         with torch.autocast(device.type, torch.bfloat16):
             logits.append(network(images.contiguous(memory_format=torch.channels_last)).float().cpu())
