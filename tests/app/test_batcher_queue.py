@@ -67,6 +67,19 @@ async def test_an_abandoned_item_frees_its_place_and_never_runs(squares):
     assert squares.batches == [[0], [2, 3]]
 
 
+async def test_an_item_abandoned_this_very_moment_is_not_taken(squares):
+    squares.gate.clear()
+    async with started(squares) as batcher:
+        tasks = ask_soon(batcher, 0)
+        await squares.entered()
+        tasks += ask_soon(batcher, 1)
+        await ticks()
+        tasks[1].cancel()  # its waiter has had no turn yet to leave the queue
+        assert batcher._take() == []
+        squares.gate.set()
+        await tasks[0]
+
+
 async def test_an_item_abandoned_while_it_runs_leaves_its_neighbours_alone(squares):
     squares.gate.clear()
     async with started(squares) as batcher:
