@@ -28,7 +28,9 @@ RUN --mount=type=cache,target=/root/.cache set -eu; \
 COPY README.md ./
 COPY app app
 COPY model model
-RUN python -m hatchling build --target wheel --directory /package && cp "$(command -v uv)" /package/
+RUN --mount=type=cache,target=/root/.cache \
+    python -m hatchling build --target wheel --directory dist \
+    && uv pip install --quiet --python /opt/venv --prefix /package --offline --no-deps dist/*.whl
 
 
 FROM docker.io/library/python:${PYTHON_VERSION}-slim-bookworm
@@ -45,9 +47,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     CONVNEXT_CACHE_DIR=/var/cache/convnext
 # The package is a layer of its own. The check imports all of it and reads the embedded model, so that an image that lacks
 # a piece fails here.
-RUN --mount=type=bind,from=build,source=/package,target=/package \
-    /package/uv pip install --quiet --python /opt/venv --offline --no-cache --no-deps --compile-bytecode /package/*.whl \
-    && convnext-serve weights verify convnext_atto_tiny_imagenet_200
+COPY --from=build /package /opt/venv
+RUN convnext-serve weights verify convnext_atto_tiny_imagenet_200
 
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="convnext-serve" \
