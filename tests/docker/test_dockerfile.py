@@ -115,11 +115,15 @@ def test_the_arguments_it_offers_have_defaults(name: str) -> None:
     assert isinstance(argument(name), str)
 
 
+def test_the_layers_that_code_changes_come_after_those_that_it_does_not() -> None:
+    lines = [f"{name} {arguments}" for name, arguments in FINAL]
+    assert lines.index("COPY --from=build /opt/venv /opt/venv") < lines.index("COPY --from=build /package /opt/venv")
+
+
 def test_an_empty_backend_leaves_torch_to_the_package_index() -> None:
     assert argument("TORCH_BACKEND") == ""
-    installs = [arguments for arguments in values("RUN", STAGES[1]) if "uv pip install" in arguments]
-    assert len(installs) == 1
-    assert '${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"}' in installs[0]
+    (install,) = [arguments for arguments in values("RUN", STAGES[1]) if "--requirements" in arguments]
+    assert '${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"}' in install
 
 
 def test_everything_that_is_copied_exists_and_is_sent_to_the_builder() -> None:
@@ -139,7 +143,7 @@ def sources(copy: str) -> list[str]:
 
 def test_dependencies_are_installed_before_the_code_is_copied() -> None:
     lines = [f"{name} {arguments}" for name, arguments in STAGES[1]]
-    install = next(number for number, line in enumerate(lines) if "uv pip install" in line)
+    install = next(number for number, line in enumerate(lines) if "--requirements" in line)
     code = next(number for number, line in enumerate(lines) if line.startswith("COPY app"))
     assert install < code
 
