@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -94,6 +95,8 @@ def _add_settings(command: argparse.ArgumentParser, names: Iterable[str]) -> Non
 
 def _serve(settings: Settings, _options: argparse.Namespace) -> int:
     configure_logging(settings.log_format, settings.log_level)
+    for number in (signal.SIGINT, signal.SIGTERM):  # until the server handles them; process 1 would ignore a SIGTERM
+        signal.signal(number, lambda *_: sys.exit(0))
     with bind(settings.host, settings.port) as listener:
         run_server(create_app(settings, build_engine(settings)), listener, settings.shutdown_grace_s)
     return 0
