@@ -19,6 +19,7 @@ import pytest
 from app.server import bind, serve
 
 ROOT = Path(__file__).parents[2]
+COMMAND = Path(sys.executable).with_name("convnext-serve")  # as it is installed
 WAIT_S = 60
 PNG = {"content-type": "image/png"}
 
@@ -52,6 +53,10 @@ class Process:
             if match := re.search(pattern, line):
                 return match
         pytest.fail(f"it ended without saying {pattern!r}: {''.join(self.said)}")
+
+    def rest(self) -> str:
+        """What it said last, once it has ended."""
+        return "".join(iter(lambda: self._lines.get(timeout=WAIT_S), ""))
 
     def url(self) -> str:
         return self.wait_for(r"listening on (http://\S+:\d+)")[1]
@@ -119,9 +124,8 @@ def test_after_the_grace_a_run_that_does_not_end_keeps_nobody(tmp_path, grey):
 
 
 def test_the_command_serves_and_ends_on_either_signal(tiny_path, encode, make_photo):
-    command = Path(sys.executable).with_name("convnext-serve")  # as it is installed
     arguments = ["serve", "--port", "0", "--model", str(tiny_path), "--device", "cpu", "--max-batch-size", "1"]
-    with running(str(command), *arguments, "--log-format", "json") as process:
+    with running(str(COMMAND), *arguments, "--log-format", "json") as process:
         url = process.wait_for(r'listening on (http://[^\s"]+)')[1]
         with httpx.Client(timeout=WAIT_S) as client:
             wait_until_up(client, url)
@@ -130,6 +134,16 @@ def test_the_command_serves_and_ends_on_either_signal(tiny_path, encode, make_ph
             assert "server" not in answer.headers
             process.popen.send_signal(signal.SIGINT)
         assert process.popen.wait(WAIT_S) == 0
+
+
+def test_a_signal_while_the_model_loads_ends_it_too(tmp_path):
+    pipe = tmp_path / "model.pth"
+    os.mkfifo(pipe)
+    with running(str(COMMAND), "serve", "--port", "0", "--model", str(pipe)) as process:
+        with pipe.open("wb"):  # opens when the other side does
+            process.popen.send_signal(signal.SIGTERM)
+            assert process.popen.wait(WAIT_S) == 0
+        assert process.rest() == ""
 
 
 def test_an_application_that_does_not_start_is_an_error(make_app, engine):
