@@ -53,6 +53,7 @@ def importers_of(module: str) -> set[str]:
 
 
 APP_LAYERS = (  # each may import only what stands below it
+    ("app.__main__",),
     ("app.cli",),
     ("app.main", "app.server"),
     ("app.routes",),
