@@ -27,9 +27,8 @@ class Recipe:
     patch_size: int = 8
     num_classes: int = 200
     phases: tuple[Phase, ...] = (
-        Phase(8, 96, 0.0, (0.5, 1.0)),
-        Phase(3, 128, 0.0, (0.5, 1.0)),
-        Phase(1, 176, 0.0, (0.5, 1.0)),
+        Phase(5, 96, 0.0, (0.5, 1.0)),
+        Phase(2, 160, 0.0, (0.5, 1.0)),
     )
     seed: int = 0
     held_out: int = 4000

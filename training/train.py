@@ -22,6 +22,7 @@ from training.team import join
 from training.trainer import CHECKPOINT, JOURNAL, Trainer, predict_logits
 
 LOG_EVERY = 50  # steps
+CHECKPOINT_EVERY = 250  # steps, and at the end of each epoch
 MEETING_POINT = "team"
 
 
@@ -49,7 +50,7 @@ def choose_recipe(name: str, epochs: list[int] | None, seed: int | None) -> Reci
 
 
 def run(trainer: Trainer, held_out: Photos, run_dir: Path) -> None:
-    """Trains to the end of the recipe; the team's first member keeps its journal and, once an epoch, a checkpoint."""
+    """Trains to the end of the recipe; the team's first member keeps its journal and its checkpoints."""
     journal, meter = Journal(run_dir / JOURNAL), Meter()
     leads = trainer.team.rank == 0
     if leads:
@@ -59,15 +60,17 @@ def run(trainer: Trainer, held_out: Photos, run_dir: Path) -> None:
         meter.add(loss, accuracy, trainer.recipe.batch_size)
         if leads and trainer.step % LOG_EVERY == 0:
             journal.write({**progress(trainer), **meter.read()})
-        if leads and trainer.step % trainer.steps_per_epoch == 0:
+        at_end_of_epoch = trainer.step % trainer.steps_per_epoch == 0
+        if leads and (at_end_of_epoch or trainer.step % CHECKPOINT_EVERY == 0):
             trainer.save(run_dir / CHECKPOINT)
+        if leads and at_end_of_epoch:
             journal.write({"step": trainer.step, **measure(trainer, held_out)})
 
 
 def progress(trainer: Trainer) -> dict[str, float]:
-    """Where the run is; ``left_gpix`` is the pixels still to be seen, in 10⁹: the time left over what one takes."""
+    """Where the run is: step, epoch and learning rate; and the steps left."""
     epoch = trainer.step / trainer.steps_per_epoch
-    return {"step": trainer.step, "epoch": epoch, "lr": trainer.lr}
+    return {"step": trainer.step, "epoch": epoch, "lr": trainer.lr, "steps_left": trainer.steps - trainer.step}
 
 
 def measure(trainer: Trainer, held_out: Photos) -> dict[str, float]:
