@@ -25,7 +25,7 @@ RUN --mount=type=cache,target=/root/.cache set -eu; \
         --constraint constraints.txt --excludes docker/left-out.txt --requirements pyproject.toml; \
     sh docker/prune.sh /opt/venv
 
-COPY README.md ./
+COPY README.md LICENSE ./
 COPY app app
 COPY model model
 RUN --mount=type=cache,target=/root/.cache \

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -95,8 +94,6 @@ def _add_settings(command: argparse.ArgumentParser, names: Iterable[str]) -> Non
 
 def _serve(settings: Settings, _options: argparse.Namespace) -> int:
     configure_logging(settings.log_format, settings.log_level)
-    for number in (signal.SIGINT, signal.SIGTERM):  # until the server handles them; process 1 would ignore a SIGTERM
-        signal.signal(number, lambda *_: sys.exit(0))
     with bind(settings.host, settings.port) as listener:
         run_server(create_app(settings, build_engine(settings)), listener, settings.shutdown_grace_s)
     return 0
@@ -208,7 +205,3 @@ def _entry(name: str) -> WeightsEntry:
 
 def _complain(message: str) -> None:
     print(f"convnext-serve: {message}", file=sys.stderr)  # noqa: T201 - the command's output
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -29,7 +29,9 @@ class _StrictEnvironment(EnvSettingsSource):
 class Settings(BaseSettings):
     """Everything that can be set; each field is the variable CONVNEXT_NAME and the option --name."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", protected_namespaces=())
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", protected_namespaces=()
+    )
 
     model: str = Field(DEFAULT_MODEL, min_length=1, description="Registry name, or path of a checkpoint.")
     labels: Path | None = Field(None, description="File of class names, text or JSON; overrides the checkpoint's.")

@@ -110,7 +110,7 @@ def main() -> None:
         plain_command = ["uvicorn", "benchmarks.plain_app:app", "--workers", "2", "--no-access-log"]
         with (
             running(
-                ["app.cli", "serve", "--port", str(ours)],
+                ["app", "serve", "--port", str(ours)],
                 ours,
                 "/health",
                 CONVNEXT_MODEL=model,

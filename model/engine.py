@@ -96,6 +96,9 @@ class InferenceEngine:
                 self.max_batch_size = max(self.batch_seconds)
                 logger.warning("max_batch_size lowered to %d: %d do not fit into memory", self.max_batch_size, size)
                 break
+            except RuntimeError as error:  # torch.compile where there is no compiler, for one
+                reason = str(error).strip().splitlines()[0]
+                raise EngineError(f"the network does not run on {self.device}, {self.mode}: {reason}") from error
             if not np.isfinite(result.probabilities).all():
                 raise EngineError(f"the network gives no finite result in {self.precision}: are its weights whole?")
             started = time.perf_counter()

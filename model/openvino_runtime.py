@@ -4,15 +4,18 @@ The graph is written with OpenVINO's own operations rather than traced, so that 
 Linear layers are 1×1 convolutions and LayerNorm normalises over axis 1, so nothing is ever transposed.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
 import torch
-from openvino import Output, Type, opset13
 from torch import nn
+
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # or importing OpenVINO reports home
+import openvino as ov
+from openvino import Output, Type, opset13
 
 from model.convnext import Block, ChannelNorm, ConvNeXt, GlobalResponseNorm, Stage
 from model.errors import EngineError

@@ -54,10 +54,6 @@ class Process:
                 return match
         pytest.fail(f"it ended without saying {pattern!r}: {''.join(self.said)}")
 
-    def rest(self) -> str:
-        """What it said last, once it has ended."""
-        return "".join(iter(lambda: self._lines.get(timeout=WAIT_S), ""))
-
     def url(self) -> str:
         return self.wait_for(r"listening on (http://\S+:\d+)")[1]
 
@@ -134,16 +130,6 @@ def test_the_command_serves_and_ends_on_either_signal(tiny_path, encode, make_ph
             assert "server" not in answer.headers
             process.popen.send_signal(signal.SIGINT)
         assert process.popen.wait(WAIT_S) == 0
-
-
-def test_a_signal_while_the_model_loads_ends_it_too(tmp_path):
-    pipe = tmp_path / "model.pth"
-    os.mkfifo(pipe)
-    with running(str(COMMAND), "serve", "--port", "0", "--model", str(pipe)) as process:
-        with pipe.open("wb"):  # opens when the other side does
-            process.popen.send_signal(signal.SIGTERM)
-            assert process.popen.wait(WAIT_S) == 0
-        assert process.rest() == ""
 
 
 def test_an_application_that_does_not_start_is_an_error(make_app, engine):
