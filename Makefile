@@ -6,7 +6,7 @@ VENV := .venv
 UV := uv==0.13.9
 INSTALL := $(VENV)/bin/uv pip install --quiet --python $(VENV) --constraint constraints.txt --editable .
 
-.PHONY: serve test check format lock clean
+.PHONY: serve test check format bench train lock clean
 .DEFAULT_GOAL := serve
 
 serve: $(VENV)/served  ## Serve on HOST:PORT.
@@ -23,6 +23,14 @@ check: $(VENV)/developed  ## Lint, formatting, types.
 format: $(VENV)/developed  ## Mend what can be mended.
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
+
+bench: $(VENV)/developed  ## Measure the engine, preprocessing and the service; results go to benchmarks/results.
+	$(VENV)/bin/python -m benchmarks.engine
+	$(VENV)/bin/python -m benchmarks.preprocess
+	$(VENV)/bin/python -m benchmarks.service
+
+train: $(VENV)/developed  ## Make the embedded model anew from Tiny ImageNet-200 in DATA.
+	$(VENV)/bin/python -m training.train --data $(DATA)
 
 lock: $(VENV)/bin/uv  ## Pin the newest versions that pyproject.toml allows.
 	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev --group training \

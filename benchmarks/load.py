@@ -10,6 +10,7 @@ cannot hide the requests it delayed (coordinated omission).
 import argparse
 import asyncio
 import json
+import re
 import sys
 import time
 from collections import Counter, deque
@@ -49,6 +50,7 @@ class Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._answered: asyncio.Future[int] | None = None
         self._transport: asyncio.Transport | None = None
+        self.head = b""  # of the last answer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -68,6 +70,7 @@ class Connection(asyncio.Protocol):
         )
         if len(body) >= length:
             status = int(head.split(b" ", 2)[1])
+            self.head = bytes(head)
             self._buffer.clear()
             self._answered.set_result(status)
 
@@ -132,6 +135,20 @@ async def closed_loop(
     for connection in pool:
         connection.close()
     return report
+
+
+async def lone_requests(url: str, requests: list[bytes], count: int) -> list[float]:
+    """Milliseconds that each of ``count`` requests, one after the other, took beyond its decoding and inference."""
+    [connection] = await _connect(url, 1)
+    beyond = []
+    for turn in range(count):
+        started = time.perf_counter()
+        await connection.ask(requests[turn % len(requests)])
+        took_ms = 1000 * (time.perf_counter() - started)
+        timing = dict(re.findall(r"(\w+);dur=([\d.]+)", connection.head.decode("latin-1")))
+        beyond.append(took_ms - float(timing["decode"]) - float(timing["inference"]))
+    connection.close()
+    return beyond
 
 
 async def open_loop(url: str, requests: list[bytes], connections: int, rate: float, seconds: float) -> Report:

@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import torch
 import uvloop
 
-from benchmarks.load import Report, closed_loop, make_requests
+from benchmarks.load import Report, closed_loop, lone_requests, make_requests
 from benchmarks.photos import make_photos
 from benchmarks.rounds import alternate, keep, ratios, spread
 from model.checkpoint import save_checkpoint
@@ -29,6 +30,7 @@ from model.convnext import ConvNeXt, ConvNeXtConfig
 from model.preprocess import Transform
 
 START_S = 60
+OURS = "this project"
 
 
 def save_small_network(folder: str) -> str:
@@ -72,7 +74,11 @@ def _free_port() -> int:
 def _measure(urls: dict[str, str], options: argparse.Namespace) -> dict[str, object]:
     width, height = map(int, options.size.split("x"))
     photos = make_photos(options.photos, width, height, options.bytes)
-    kept: dict[str, object] = {}
+    requests = make_requests(urls[OURS], photos, multipart=True)
+    beyond = uvloop.run(lone_requests(urls[OURS], requests, 200))[20:]  # without the first ones
+    percentiles = {f"p{p}": round(float(np.percentile(beyond, p)), 2) for p in (50, 90, 99)}
+    print(f"a lone request, ms beyond its decoding and inference: {percentiles}")
+    kept: dict[str, object] = {"lone_request_ms_beyond": percentiles}
     for connections in options.connections:
         reports: dict[str, list[Report]] = {name: [] for name in urls}
 
@@ -121,7 +127,7 @@ def main() -> None:
             ),
         ):
             urls = {
-                "this project": f"http://127.0.0.1:{ours}/predict",
+                OURS: f"http://127.0.0.1:{ours}/predict",
                 "plain app": f"http://127.0.0.1:{plain}/predict",
             }
             kept = _measure(urls, options)

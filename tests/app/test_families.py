@@ -66,7 +66,7 @@ def of_the_authors(folder):
     [
         (of_timm, (224, InterpolationMode.BILINEAR)),
         (of_transformers, (224, InterpolationMode.BILINEAR)),
-        (of_torchvision, (232, InterpolationMode.BILINEAR)),
+        (of_torchvision, (256, InterpolationMode.BILINEAR)),
         (of_the_authors, (256, InterpolationMode.BICUBIC)),
     ],
 )
