@@ -1,5 +1,6 @@
 """Bytes that mean harm: foreign formats, cut-off and flipped files, headers that announce too much."""
 
+import io
 import struct
 import tracemalloc
 import zlib
@@ -57,6 +58,13 @@ def test_no_other_formats_decoder_is_tried(make_photo, encode, kind):
     image = make_photo(64, 64).convert("1") if kind == "XBM" else make_photo(64, 64)
     with pytest.raises(UnsupportedFormat, match="JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF"):
         preprocess(encode(image, kind), TRANSFORM)
+
+
+def test_only_the_decoder_of_the_signature_is_tried():
+    chimera = b"\0\0\x03\x20ftypavif" + struct.pack("<HHBB", 4, 4, 8, 0) + bytes(16)
+    assert Image.open(io.BytesIO(chimera)).format == "TGA"  # a format without a signature
+    with pytest.raises(InvalidImage, match="AVIF"):
+        preprocess(chimera, TRANSFORM)
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"words", b"<svg/>", b"BN", b"\xff\xd8"])
