@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,7 +14,7 @@ from app.routes import router
 from app.settings import Settings
 from app.telemetry import Telemetry
 from model import load_model
-from model.engine import InferenceEngine
+from model.engine import InferenceEngine, available_cores
 
 logger = logging.getLogger(__name__)
 
@@ -94,5 +93,5 @@ def _build_classifier(engine: InferenceEngine, telemetry: Telemetry, settings: S
         max_queue_size=settings.max_queue_size,
         max_queue_delay_s=settings.max_queue_delay_ms / 1000,
         max_image_pixels=settings.max_image_pixels,
-        decode_threads=settings.decode_threads or len(os.sched_getaffinity(0)),
+        decode_threads=settings.decode_threads or available_cores(),
     )

@@ -125,7 +125,7 @@ class InferenceEngine:
 
     def _build_runtime(self, name: RuntimeName, compiled: bool, threads: int | None) -> Runtime:
         network = fold(self.model.network, self.model.transform)
-        threads = threads or len(os.sched_getaffinity(0))
+        threads = threads or available_cores()
         if name == "openvino":
             return OpenVinoRuntime(network, self.dtype, self.input_size, self.max_batch_size, threads)
         torch.set_num_threads(threads)
@@ -137,6 +137,13 @@ class InferenceEngine:
             return list(range(1, self.max_batch_size + 1))
         powers = [1 << exponent for exponent in range(self.max_batch_size.bit_length())]
         return [*(size for size in powers if size < self.max_batch_size), self.max_batch_size]
+
+
+def available_cores() -> int:
+    """How many cores this process may use; where the system does not say (macOS), how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _choose_device(name: str) -> torch.device:

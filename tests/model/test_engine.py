@@ -1,5 +1,6 @@
 """The engine against torchvision's network, on a fake runtime where memory or device give out, and in its choices."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.convnext import ConvNeXt as TorchvisionConvNeXt
 
 from model import load_model
-from model.engine import InferenceEngine
+from model.engine import InferenceEngine, available_cores
 from model.errors import DeviceLost, EngineError
 
 RUNTIMES = ("torch", "openvino")
@@ -220,3 +221,11 @@ def test_what_was_chosen_can_be_asked(tiny_model):
     assert engine.parameters == sum(one.numel() for one in tiny_model.network.parameters())
     assert InferenceEngine(tiny_model, device="cpu").mode == "openvino"
     assert InferenceEngine(tiny_model, device="cpu", max_batch_size=3).max_batch_size == 3
+
+
+def test_cores_are_counted_where_the_system_does_not_say_which_may_be_used(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 5, 7}, raising=False)
+    assert available_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert available_cores() == 12
