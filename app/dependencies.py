@@ -34,8 +34,8 @@ async def require_key(
 ) -> None:
     """Refuses a request without one of the keys that are set, before its body is read; every one is compared."""
     keys: list[bytes] = request.app.state.api_keys
-    given = (bearer.credentials if bearer else header or "").encode()
-    matches = [hmac.compare_digest(given, key) for key in keys]
+    given = [bearer.credentials if bearer else "", header or ""]
+    matches = [hmac.compare_digest(one.encode(), key) for one in given for key in keys]
     if keys and not any(matches):
         raise Unauthorized("Send a valid key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.")
 

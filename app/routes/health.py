@@ -13,6 +13,8 @@ _UNREADY: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description
 _DEAD: dict[int | str, dict[str, Any]] = {503: {"model": Liveness, "description": "Beyond use; restart it."}}
 
 
+@router.head("/health", include_in_schema=False)
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health", summary="Can it answer predictions?", responses=_UNREADY)
 @router.get("/health/ready", summary="Can it answer predictions?", responses=_UNREADY)
 async def ready(response: Response, classifier: ClassifierOrNoneDep) -> Health:
@@ -26,6 +28,7 @@ async def ready(response: Response, classifier: ClassifierOrNoneDep) -> Health:
     return Health(status=status, model=engine.model.name, device=str(engine.device), precision=engine.precision)
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", summary="Is the process of use?", responses=_DEAD)
 async def live(response: Response, classifier: ClassifierOrNoneDep) -> Liveness:
     """503 only when nothing but a restart helps: a lost device, or a batch that does not end."""

@@ -35,7 +35,13 @@ async def test_without_one_of_the_keys_there_is_no_answer(connect, grey, problem
 
 
 @pytest.mark.parametrize(
-    "headers", [{"authorization": "Bearer one"}, {"authorization": "bearer two"}, {"x-api-key": "two"}]
+    "headers",
+    [
+        {"authorization": "Bearer one"},
+        {"authorization": "bearer two"},
+        {"x-api-key": "two"},
+        {"authorization": "Bearer for-the-proxy", "x-api-key": "two"},
+    ],
 )
 async def test_any_of_the_keys_opens(connect, grey, headers):
     async with connect(api_keys="one, two") as client:

@@ -71,3 +71,9 @@ async def test_failed(connect, engine, grey):
 async def test_health_asks_for_no_key(connect):
     async with connect(api_keys="secret") as client:
         assert {status for status, _ in (await states(client)).values()} == {200}
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/ready", "/health/live"])
+async def test_a_probe_may_ask_for_the_head_alone(connect, path):
+    async with connect() as client:
+        assert (await client.head(path)).status_code == 200
