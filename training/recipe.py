@@ -28,7 +28,8 @@ class Recipe:
     num_classes: int = 200
     phases: tuple[Phase, ...] = (
         Phase(5, 96, 0.0, (0.5, 1.0)),
-        Phase(2, 160, 0.0, (0.5, 1.0)),
+        Phase(1, 160, 0.0, (0.5, 1.0)),
+        Phase(2, 160, 0.0, (0.3, 0.75)),  # crops of half the photo at 160 pixels: as large as all of it at 224
     )
     seed: int = 0
     held_out: int = 4000
@@ -39,7 +40,7 @@ class Recipe:
     warm_up: int = 200
     decay: float = 0.45
     max_grad_norm: float = 1.0
-    ema_decay: float = 0.998
+    ema_decay: float = 0.995
     label_smoothing: float = 0.1
     layer_scale: float = 1.0
     drop_path_rate: float = 0.0

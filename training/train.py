@@ -15,7 +15,7 @@ from torch import nn
 
 from training.data import Photos, load_train, split
 from training.evaluate import PRETRAINED, SERVED
-from training.export import export
+from training.export import TRANSFORM, export
 from training.journal import Journal, Meter
 from training.recipe import RECIPES, Recipe
 from training.team import join
@@ -74,13 +74,12 @@ def progress(trainer: Trainer) -> dict[str, float]:
 
 
 def measure(trainer: Trainer, held_out: Photos) -> dict[str, float]:
-    """Loss and accuracies in percent of the averaged weights on the held-out photos, at the phase's input size."""
-    input_size = trainer.recipe.phase_at((trainer.step - 1) // trainer.steps_per_epoch).input_size
-    logits = predict_logits(trainer.average, held_out, input_size, trainer.device)
+    """Loss and accuracies in percent of the averaged weights on the held-out photos, at the size that is served."""
+    logits = predict_logits(trainer.average, held_out, TRANSFORM.crop_size, trainer.device)
     labels = torch.from_numpy(held_out.labels)
     hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
     return {
-        "input_size": input_size,
+        "input_size": TRANSFORM.crop_size,
         "held_out_loss": float(nn.functional.cross_entropy(logits, labels)),
         "held_out_top1": 100 * float(hits[:, 0].float().mean()),
         "held_out_top5": 100 * float(hits.any(1).float().mean()),
