@@ -20,7 +20,7 @@ from training.trainer import CHECKPOINT, JOURNAL, predict_logits
 
 NAME = SERVED.stem
 LICENCE = "Apache-2.0 (weights); trained on images under ImageNet's research terms"
-# A sharp photo is first reduced to the detail of the training photos; training/detail.py measures the choice.
+# A sharp photo is first reduced to the detail of the training photos; training/detail.py measures the alternatives.
 TRANSFORM = Transform(resize_size=224, crop_size=224, interpolation="bilinear", detail_size=64)
 
 
