@@ -1,4 +1,4 @@
-"""The embedded model, on photos that come with scikit-image (its own licence terms; coffee and rocket are CC0)."""
+"""The embedded model, on photos that come with scikit-image (coffee is CC0, rocket in the public domain)."""
 
 import io
 
