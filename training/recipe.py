@@ -29,7 +29,7 @@ class Recipe:
     phases: tuple[Phase, ...] = (
         Phase(5, 96, 0.0, (0.5, 1.0)),
         Phase(1, 160, 0.0, (0.5, 1.0)),
-        Phase(3, 160, 0.0, (0.3, 0.75)),  # crops of half the photo at 160 pixels: as large as all of it at 224
+        Phase(7, 160, 0.0, (0.3, 0.75)),  # crops of half the photo at 160 pixels: as large as all of it at 224
     )
     seed: int = 0
     held_out: int = 4000
