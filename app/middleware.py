@@ -44,7 +44,7 @@ class RequestRecord:
 
         try:
             await self.app(scope, receive, send_with_id)
-        except Exception:
+        except Exception:  # whatever a route failed to foresee is logged whole and answered as a problem
             if status is not None:
                 raise
             logger.exception("request %s failed", request_id)

@@ -10,6 +10,7 @@ from model import Transform, load_model
 from model.convnext import Block, ChannelNorm, ConvNeXt, ConvNeXtConfig, config_for
 from model.families import own_tensors, recognise
 from model.fold import Normalise, fold
+from tests.model.kinds import KINDS
 
 TRANSFORM = Transform(224)
 ODD = Transform(224, mean=(0.1, 0.5, 0.9), std=(0.5, 0.25, 1.0))
@@ -44,20 +45,7 @@ def test_every_transform_is_folded(tmp_path, randomise):
     assert largest_difference(fold(network, TRANSFORM), reference, ODD) > 0.01
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        {"layer_scale": True},
-        {"layer_scale": False, "grn": True},
-        {"layer_scale": False},
-        {"norm_before_pool": True},
-        {"stem": "overlap", "stem_width": 4},
-        {"stem": "overlap_act", "stem_width": 6},
-        {"patch_size": 2},
-        {"norm_eps": 1e-3, "head_norm_eps": 1e-2},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_every_kind_of_network_keeps_its_logits(randomise, kind):
     network = randomise(ConvNeXt(ConvNeXtConfig((1, 2), (8, 16), num_classes=5, **kind)))
     assert largest_difference(fold(network, ODD), network, ODD) < 1e-4

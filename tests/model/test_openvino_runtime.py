@@ -10,6 +10,7 @@ from model.convnext import ConvNeXt, ConvNeXtConfig
 from model.errors import EngineError
 from model.fold import fold
 from model.openvino_runtime import OpenVinoRuntime, build_graph
+from tests.model.kinds import KINDS
 
 SIZE = 32
 
@@ -28,20 +29,7 @@ def runtime_of(network: ConvNeXt, dtype: torch.dtype = torch.float32, max_batch_
 
 
 @pytest.mark.parametrize("max_batch_size", [3, 4], ids=["the full batch", "a smaller one"])
-@pytest.mark.parametrize(
-    "kind",
-    [
-        {"layer_scale": True},
-        {"layer_scale": False, "grn": True},
-        {"layer_scale": False},
-        {"norm_before_pool": True},
-        {"stem": "overlap", "stem_width": 4},
-        {"stem": "overlap_act", "stem_width": 6},
-        {"patch_size": 2},
-        {"norm_eps": 1e-2, "head_norm_eps": 1e-1},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_logits_are_pytorchs(randomise, images, kind, max_batch_size):
     network = folded(randomise, **kind)
     with torch.inference_mode():
