@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 RuntimeName = Literal["auto", "torch", "openvino"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_MEASURE_S = 0.1  # a run that takes longer is measured once
 _DEFAULT_MAX_BATCH_SIZE = {"cpu": 8, "mps": 16, "cuda": 64}
 
 
@@ -64,6 +65,7 @@ class InferenceEngine:
         self.parameters = sum(weight.numel() for weight in model.network.parameters())
         self.batch_seconds: dict[int, float] = {}
         self._runtime = self._build_runtime(_choose_runtime(runtime, self.device, compile), compile, threads)
+        self._plans = _cheapest_runs(dict.fromkeys(self._sizes(), 1.0))
 
     @property
     def mode(self) -> str:
@@ -83,6 +85,7 @@ class InferenceEngine:
     def warm_up(self) -> None:
         """Runs every batch size that will be used, and measures each: ``batch_seconds``, size → s.
 
+        From then on, a number of images in between is padded to a size or split into several, whichever is faster.
         Where the device's memory does not hold a size, ``max_batch_size`` becomes the last one that fitted.
         Raises ``EngineError`` where not even one image runs, or its result is not finite.
         """
@@ -101,42 +104,70 @@ class InferenceEngine:
                 raise EngineError(f"the network does not run on {self.device}, {self.mode}: {reason}") from error
             if not np.isfinite(result.probabilities).all():
                 raise EngineError(f"the network gives no finite result in {self.precision}: are its weights whole?")
-            started = time.perf_counter()
-            self.predict([blank] * size, top_k=1)
-            self.batch_seconds[size] = time.perf_counter() - started
+            self.batch_seconds[size] = self._measure([blank] * size)
+        if self._runtime.growth > 1:
+            self._plans = _cheapest_runs(self.batch_seconds)
 
     def predict(self, images: Sequence[Pixels], top_k: int) -> TopK:
         """Classifies N images of ``(input_size, input_size, 3)`` uint8; N is at most ``max_batch_size``.
 
         Raises ``DeviceLost`` where the device is beyond use.
         """
-        count = len(images)
-        size = next((size for size in self._sizes() if size >= count), count)
-        batch = np.stack([*images, *[np.zeros_like(images[0])] * (size - count)])  # (size, H, W, 3) uint8
+        parts, done = [], 0
         try:
-            with torch.inference_mode():
-                probabilities = self._runtime.logits(batch)[:count].float().softmax(dim=1)  # (N, num_classes)
-                values, class_ids = probabilities.topk(min(top_k, self.num_classes), dim=1)  # (N, k), falling
-                return TopK(values.cpu().numpy(), class_ids.cpu().numpy())
+            for size in self._plans[len(images)]:
+                parts.append(self._run(images[done : done + size], size, top_k))
+                done += size
         except torch.OutOfMemoryError:
             raise
         except torch.AcceleratorError as error:
             raise DeviceLost(f"{self.device} is beyond use: {error}") from error
+        return TopK(
+            np.concatenate([part.probabilities for part in parts]), np.concatenate([part.class_ids for part in parts])
+        )
+
+    def _run(self, images: Sequence[Pixels], size: int, top_k: int) -> TopK:
+        count = len(images)
+        batch = np.stack([*images, *[np.zeros_like(images[0])] * (size - count)])  # (size, H, W, 3) uint8
+        with torch.inference_mode():
+            probabilities = self._runtime.logits(batch)[:count].float().softmax(dim=1)  # (count, num_classes)
+            values, class_ids = probabilities.topk(min(top_k, self.num_classes), dim=1)  # (count, k), falling
+            return TopK(values.cpu().numpy(), class_ids.cpu().numpy())
+
+    def _measure(self, images: Sequence[Pixels]) -> float:
+        """Seconds of one run: of the fastest of three where they are short, as one alone may be disturbed."""
+        times: list[float] = []
+        while len(times) < 3 and sum(times) < _MEASURE_S:
+            started = time.perf_counter()
+            self._run(images, len(images), top_k=1)
+            times.append(time.perf_counter() - started)
+        return min(times)
 
     def _build_runtime(self, name: RuntimeName, compiled: bool, threads: int | None) -> Runtime:
         network = fold(self.model.network, self.model.transform)
         threads = threads or available_cores()
         if name == "openvino":
-            return OpenVinoRuntime(network, self.dtype, self.input_size, self.max_batch_size, threads)
+            return OpenVinoRuntime(network, self.dtype, self.input_size, threads)
         torch.set_num_threads(threads)
         return TorchRuntime(network, self.device, self.dtype, compiled=compiled)
 
     def _sizes(self) -> list[int]:
-        """The batch sizes that run: each one, or powers of two (padded to) where every size costs a compilation."""
-        if not self._runtime.pads:
+        """The batch sizes that run: each one, or a few where every size costs a compilation."""
+        if self._runtime.growth == 1:
             return list(range(1, self.max_batch_size + 1))
-        powers = [1 << exponent for exponent in range(self.max_batch_size.bit_length())]
+        powers = [self._runtime.growth**exponent for exponent in range(self.max_batch_size.bit_length())]
         return [*(size for size in powers if size < self.max_batch_size), self.max_batch_size]
+
+
+def _cheapest_runs(seconds: Mapping[int, float]) -> dict[int, tuple[int, ...]]:
+    """For each number of images up to the largest size, the sizes to run, at ``seconds`` each: the last one padded."""
+    costs: dict[int, float] = {0: 0.0}
+    plans: dict[int, tuple[int, ...]] = {0: ()}
+    for count in range(1, max(seconds) + 1):
+        totals = {size: cost + costs[max(0, count - size)] for size, cost in seconds.items()}
+        best = min(totals, key=totals.__getitem__)
+        costs[count], plans[count] = totals[best], (best, *plans[max(0, count - best)])
+    return plans
 
 
 def available_cores() -> int:

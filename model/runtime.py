@@ -16,8 +16,8 @@ class Runtime(Protocol):
         ...
 
     @property
-    def pads(self) -> bool:
-        """Whether only a few batch sizes should run, as each one costs a compilation."""
+    def growth(self) -> int:
+        """The factor between one batch size that should run and the next, as each costs a compilation; 1: all may."""
         ...
 
     def logits(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:

@@ -12,7 +12,7 @@ class TorchRuntime:
 
     def __init__(self, network: ConvNeXt, device: torch.device, dtype: torch.dtype, *, compiled: bool) -> None:
         self.mode = "compiled" if compiled else "eager"
-        self.pads = compiled
+        self.growth = 2 if compiled else 1
         self._device = device
         self._dtype = dtype
         self._network = network.to(device, dtype).to(memory_format=torch.channels_last)

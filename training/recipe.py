@@ -27,18 +27,19 @@ class Recipe:
     patch_size: int = 8
     num_classes: int = 200
     phases: tuple[Phase, ...] = (
-        Phase(5, 96, 0.0, (0.5, 1.0)),
-        Phase(1, 160, 0.0, (0.5, 1.0)),
-        Phase(7, 160, 0.0, (0.3, 0.75)),  # crops of half the photo at 160 pixels: as large as all of it at 224
+        Phase(6, 96, 0.0, (0.35, 1.0)),
+        Phase(20, 128, 0.0, (0.25, 1.0)),
+        Phase(8, 160, 0.0, (0.3, 0.75)),  # crops of half the photo at 160 pixels: as large as all of it at 224
     )
     seed: int = 0
     held_out: int = 4000
-    batch_size: int = 128
+    batch_size: int = 256
+    muon: bool = True
     peak_lr: float = 2e-3
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.99)
-    warm_up: int = 200
-    decay: float = 0.45
+    warm_up: int = 150
+    decay: float = 0.4
     max_grad_norm: float = 1.0
     ema_decay: float = 0.995
     label_smoothing: float = 0.1

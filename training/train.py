@@ -23,6 +23,7 @@ from training.trainer import CHECKPOINT, JOURNAL, Trainer, predict_logits
 
 LOG_EVERY = 50  # steps
 CHECKPOINT_EVERY = 250  # steps, and at the end of each epoch
+MEASURE_EVERY = 4  # epochs, and at the end
 MEETING_POINT = "team"
 
 
@@ -63,7 +64,7 @@ def run(trainer: Trainer, held_out: Photos, run_dir: Path) -> None:
         at_end_of_epoch = trainer.step % trainer.steps_per_epoch == 0
         if leads and (at_end_of_epoch or trainer.step % CHECKPOINT_EVERY == 0):
             trainer.save(run_dir / CHECKPOINT)
-        if leads and at_end_of_epoch:
+        if leads and at_end_of_epoch and (trainer.epoch % MEASURE_EVERY == 0 or trainer.step == trainer.steps):
             journal.write({"step": trainer.step, **measure(trainer, held_out)})
 
 

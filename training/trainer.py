@@ -35,12 +35,29 @@ def build_network(recipe: Recipe) -> ConvNeXt:
     return network
 
 
-def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW whose decay spares biases, norms and scales: everything with one dimension."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    spared = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=recipe.betas, fused=True)
+def build_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon (K. Jordan, 2024) for the blocks' matrices, its steps as large as AdamW's; AdamW for everything else.
+
+    Decay spares biases, norms and scales: everything with one dimension.
+    """
+    blocks = [module.mlp for module in network.modules() if isinstance(module, Block)]
+    matrices = [p for mlp in blocks for p in mlp.parameters() if p.ndim == 2] if recipe.muon else []
+    taken = set(map(id, matrices))
+    others = [p for p in network.parameters() if id(p) not in taken]
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=recipe.betas, fused=True)
+    ]
+    if matrices:
+        optimizers.append(
+            torch.optim.Muon(
+                matrices, lr=recipe.peak_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    return optimizers
 
 
 class Trainer:
@@ -68,7 +85,7 @@ class Trainer:
             speed_up_depthwise(self.network)
         self.network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(requires_grad=False)
-        self.optimizer = build_optimizer(self.network, recipe)
+        self.optimizers = build_optimizers(self.network, recipe)
         self._forward: Any = self.network  # Any: torch.compile's return type says less than nn.Module's
         if compile_network:
             self._forward = torch.compile(self.network, dynamic=False)
@@ -92,8 +109,9 @@ class Trainer:
         torch.manual_seed(seed)  # for drop-path, which draws from the global one
         images, targets = self._batch(rng, self.recipe.phase_at(self.epoch))
         self.lr = self.recipe.learning_rate(self.step, self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16):
             logits = self._forward(images)
@@ -101,8 +119,9 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]  # torch's
         self.team.average_gradients(self.network)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         self.step += 1
         self._update_average()
         return float(loss.detach()), float((logits.argmax(1) == targets.argmax(1)).float().mean())
@@ -142,7 +161,7 @@ class Trainer:
             "step": self.step,
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
@@ -153,7 +172,8 @@ class Trainer:
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.step = state["step"]
 
 

@@ -25,8 +25,8 @@ def random_images():
 class FakeRuntime:
     """Logits that tell the batch's size and each image apart; it has no memory for more than ``room`` images."""
 
-    def __init__(self, pads: bool = False, room: int = 1000) -> None:
-        self.mode, self.pads, self.room = "fake", pads, room
+    def __init__(self, growth: int = 1, room: int = 1000) -> None:
+        self.mode, self.growth, self.room = "fake", growth, room
         self.sizes: list[int] = []
         self.error: Exception | None = None
 
@@ -101,19 +101,41 @@ def test_probabilities_fall_and_sum_to_one(tiny_model, random_images):
     np.testing.assert_allclose(top.probabilities.sum(1), 1, atol=1e-6)
 
 
-def test_only_powers_of_two_run_where_a_size_costs_a_compilation(engine_on, random_images):
-    runtime = FakeRuntime(pads=True)
+@pytest.mark.parametrize(("growth", "sizes"), [(2, [1, 2, 4, 6]), (4, [1, 4, 6])])
+def test_only_a_few_sizes_run_where_each_costs_a_compilation(engine_on, random_images, growth, sizes):
+    runtime = FakeRuntime(growth)
     engine = engine_on(runtime, max_batch_size=6)
     engine.warm_up()
-    assert sorted(set(runtime.sizes)) == sorted(engine.batch_seconds) == [1, 2, 4, 6]
-    runtime.sizes.clear()
+    assert sorted(set(runtime.sizes)) == sorted(engine.batch_seconds) == sizes
     for count in range(1, 7):
+        runtime.sizes.clear()
         images = random_images(count)
         top = engine.predict(images, top_k=2)
+        assert set(runtime.sizes) <= set(sizes)
         assert top.class_ids.shape == (count, 2)
         expected = [0 if image[0, 0, 0] > 127 else 1 for image in images]
         assert top.class_ids[:, 0].tolist() == expected  # whatever was padded is not among the answers
-    assert runtime.sizes == [1, 2, 4, 4, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "runs"),
+    [
+        ({1: 1, 4: 1, 8: 1}, {1: (1,), 2: (4,), 4: (4,), 5: (8,), 8: (8,)}),  # the size is free: pad
+        ({1: 1, 4: 4.1, 8: 8.2}, {2: (1, 1), 4: (1, 1, 1, 1), 7: (1,) * 7}),  # batching gains nothing: split
+        ({1: 2, 4: 5, 8: 8}, {1: (1,), 2: (1, 1), 3: (4,), 5: (4, 1), 6: (8,), 7: (8,), 8: (8,)}),
+    ],
+)
+def test_images_are_padded_or_split_as_was_measured_to_be_fastest(engine_on, random_images, monkeypatch, seconds, runs):
+    runtime = FakeRuntime(growth=4)
+    engine = engine_on(runtime, max_batch_size=8)
+    monkeypatch.setattr(engine, "_measure", lambda images: seconds[len(images)])
+    engine.warm_up()
+    for count, expected in runs.items():
+        runtime.sizes.clear()
+        images = random_images(count)
+        found = engine.predict(images, top_k=1)
+        assert tuple(sorted(runtime.sizes, reverse=True)) == expected
+        assert found.class_ids[:, 0].tolist() == [0 if image[0, 0, 0] > 127 else 1 for image in images]
 
 
 def test_every_size_runs_where_it_costs_nothing(engine_on, random_images):
@@ -124,9 +146,9 @@ def test_every_size_runs_where_it_costs_nothing(engine_on, random_images):
     assert all(seconds > 0 for seconds in engine.batch_seconds.values())
 
 
-@pytest.mark.parametrize(("pads", "room", "expected"), [(False, 5, 5), (True, 5, 4), (True, 3, 2), (False, 1, 1)])
-def test_what_memory_does_not_hold_lowers_the_batch_size(engine_on, random_images, caplog, pads, room, expected):
-    runtime = FakeRuntime(pads, room)
+@pytest.mark.parametrize(("growth", "room", "expected"), [(1, 5, 5), (2, 5, 4), (2, 3, 2), (1, 1, 1)])
+def test_what_memory_does_not_hold_lowers_the_batch_size(engine_on, random_images, caplog, growth, room, expected):
+    runtime = FakeRuntime(growth, room)
     engine = engine_on(runtime, max_batch_size=8)
     engine.warm_up()
     assert engine.max_batch_size == expected

@@ -39,6 +39,6 @@ def test_compiling_is_asked_of_pytorch_for_fixed_sizes(randomise, monkeypatch):
     asked = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: asked.append(options))
     eager = TorchRuntime(folded(randomise), torch.device("cpu"), torch.float32, compiled=False)
-    assert (eager.mode, eager.pads, asked) == ("eager", False, [])
+    assert (eager.mode, eager.growth, asked) == ("eager", 1, [])
     compiled = TorchRuntime(folded(randomise), torch.device("cpu"), torch.float32, compiled=True)
-    assert (compiled.mode, compiled.pads, asked) == ("compiled", True, [{"dynamic": False}])
+    assert (compiled.mode, compiled.growth, asked) == ("compiled", 2, [{"dynamic": False}])
