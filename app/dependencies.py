@@ -21,7 +21,8 @@ async def _classifier_or_none(request: Request) -> Classifier | None:
     return classifier
 
 
-async def _classifier(classifier: Annotated[Classifier | None, Depends(_classifier_or_none)]) -> Classifier:
+async def _classifier(request: Request) -> Classifier:
+    classifier: Classifier | None = request.app.state.classifier
     if classifier is None:
         raise Unavailable("The service is starting.")
     return classifier
@@ -32,11 +33,11 @@ async def require_key(
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
     header: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
 ) -> None:
-    """Refuses a request without one of the keys that are set, before its body is read; every one is compared."""
+    """Refuses a request without one of the keys, before its body is read; every one is compared."""
     keys: list[bytes] = request.app.state.api_keys
     given = [bearer.credentials if bearer else "", header or ""]
     matches = [hmac.compare_digest(one.encode(), key) for one in given for key in keys]
-    if keys and not any(matches):
+    if not any(matches):
         raise Unauthorized("Send a valid key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.")
 
 

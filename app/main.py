@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from app.classifier import Classifier
 from app.errors import install_handlers
 from app.middleware import BodyLimit, RequestRecord
-from app.routes import router
+from app.routes import build_router
 from app.settings import Settings
 from app.telemetry import Telemetry
 from model import load_model
@@ -54,7 +54,7 @@ def create_app(settings: Settings | None = None, engine: InferenceEngine | None 
     )
     app.add_middleware(RequestRecord, telemetry=telemetry)  # added last, so outermost
     install_handlers(app)
-    app.include_router(router)
+    app.include_router(build_router(needs_key=bool(settings.api_keys)))
     return app
 
 

@@ -93,7 +93,14 @@ def test_prediction_takes_a_file_or_the_image_itself(described):
     assert form["properties"]["file"]["format"] == "binary"
     [parameter] = operation["parameters"]
     assert (parameter["name"], parameter["in"], parameter["required"]) == ("top_k", "query", False)
-    assert {"APIKeyHeader", "HTTPBearer"} <= {name for one in operation["security"] for name in one}
+
+
+@pytest.mark.parametrize("path", ["/predict", "/model", "/model/labels"])
+def test_a_key_is_described_where_it_is_asked_for(make_app, path):
+    [secured] = make_app(api_keys="key").openapi()["paths"][path].values()
+    assert {"APIKeyHeader", "HTTPBearer"} <= {name for one in secured["security"] for name in one}
+    [open_to_all] = make_app().openapi()["paths"][path].values()
+    assert "security" not in open_to_all
 
 
 def test_each_kind_of_refusal_has_an_example(described):
