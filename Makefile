@@ -24,10 +24,11 @@ format: $(VENV)/developed  ## Mend what can be mended.
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
-bench: $(VENV)/developed  ## Measure the engine, preprocessing and the service; results go to benchmarks/results.
+bench: $(VENV)/developed  ## Measure the engine, preprocessing and the service; see benchmarks/results, docs/benchmarks.
 	$(VENV)/bin/python -m benchmarks.engine
 	$(VENV)/bin/python -m benchmarks.preprocess
 	$(VENV)/bin/python -m benchmarks.service
+	$(VENV)/bin/python -m benchmarks.plots
 
 train: $(VENV)/developed  ## Make the embedded model anew from Tiny ImageNet-200 in DATA.
 	$(VENV)/bin/python -m training.train --data $(DATA)

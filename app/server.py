@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import uvicorn
 from fastapi import FastAPI
 
+from app.protocol import limited_to
+
 logger = logging.getLogger(__name__)
 
 _THREADS_END_S = 1.0
@@ -26,7 +28,12 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, grace_s: float) -> None:
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=1
+            app,
+            http=limited_to(app.state.request_timeout_s),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
         )
         super().__init__(config)
         self._app = app

@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -179,20 +180,6 @@ async def open_loop(url: str, requests: list[bytes], connections: int, rate: flo
     return report
 
 
-def plot(reports: list[Report], path: str) -> None:
-    """Latency percentiles against offered load, as a picture."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for percentile in PERCENTILES[:3]:
-        values = [1000 * np.percentile(report.latencies or [np.nan], percentile) for report in reports]
-        axes.plot([report.offered for report in reports], values, "o-", label=f"p{percentile:g}")
-    axes.set(xlabel="offered requests/s", ylabel="latency, ms", yscale="log")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url")
@@ -203,22 +190,24 @@ def main() -> None:
     parser.add_argument("--size", default="640x480")
     parser.add_argument("--bytes", type=int, default=110_000)
     parser.add_argument("--multipart", action="store_true", help="instead of the photo as the body itself")
-    parser.add_argument("--plot", help="write latency against offered load to this file")
+    parser.add_argument("--plot", type=Path, help="write latency against offered load to this file")
     options = parser.parse_args()
     width, height = map(int, options.size.split("x"))
     requests = make_requests(options.url, make_photos(options.photos, width, height, options.bytes), options.multipart)
-    reports = []
+    summaries = []
     for rate in options.rate or [None]:
         load = (
             closed_loop(options.url, requests, options.connections, options.seconds)
             if rate is None
             else open_loop(options.url, requests, options.connections, rate, options.seconds)
         )
-        reports.append(uvloop.run(load))
-        json.dump(reports[-1].summary(), sys.stdout)
+        summaries.append(uvloop.run(load).summary())
+        json.dump(summaries[-1], sys.stdout)
         print(flush=True)
     if options.plot:
-        plot(reports, options.plot)
+        from benchmarks.plots import draw_latency
+
+        draw_latency(summaries, options.plot, options.url)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 import uvloop
 
-from benchmarks.load import Report, closed_loop, lone_requests, make_requests
+from benchmarks.load import Report, closed_loop, lone_requests, make_requests, open_loop
 from benchmarks.photos import make_photos
 from benchmarks.rounds import alternate, keep, ratios, spread
 from model.checkpoint import save_checkpoint
@@ -31,6 +32,8 @@ from model.preprocess import Transform
 
 START_S = 60
 OURS = "this project"
+SHARES = (0.25, 0.5, 0.7, 0.8, 0.9)  # of saturation
+OPEN_CONNECTIONS = 128
 
 
 def save_small_network(folder: str) -> str:
@@ -97,7 +100,21 @@ def _measure(urls: dict[str, str], options: argparse.Namespace) -> dict[str, obj
             ratio = spread(ratios(figures, name, "plain app"))
             print(f"  {name:14} {spread(figures[name], 0):22} {ratio:22} p50 {spread(p50, 0)}, p99 {spread(p99, 0)}")
         kept[str(connections)] = {name: [one.summary() for one in reports[name]] for name in urls}
+    kept["open loop"] = _sweep(urls[OURS], requests, statistics.median(figures[OURS]), options)
     return kept
+
+
+def _sweep(url: str, requests: list[bytes], saturation: float, options: argparse.Namespace) -> list[dict[str, object]]:
+    """Latency where requests arrive at random, at shares of the rate that saturates the service."""
+    summaries = []
+    print("\nrequests at random: offered and answered a second, latency in ms")
+    for share in SHARES:
+        report = uvloop.run(open_loop(url, requests, OPEN_CONNECTIONS, share * saturation, 2 * options.seconds))
+        summaries.append(one := report.summary())
+        print(
+            f"  {one['offered_per_s']:.0f} {one['ok_per_s']} p50 {one['p50_ms']} p99 {one['p99_ms']} {one['statuses']}"
+        )
+    return summaries
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ APP_LAYERS = (  # each may import only what stands below it
     ("app.routes.*",),
     ("app.dependencies",),
     ("app.classifier",),
-    ("app.batcher", "app.middleware"),
+    ("app.batcher", "app.middleware", "app.protocol"),
     ("app.telemetry", "app.errors", "app.settings"),
     ("app.schemas",),
     ("app",),
