@@ -90,7 +90,7 @@ class DynamicBatcher(Generic[Item, Result]):
         self._running: list[_Entry[Item, Result]] = []
         self._run_started_at: float | None = None
         self._reserved = 0
-        self._rate = expected_rate  # items a second, over the last batches
+        self._rate = expected_rate  # items a second, over the last full batches
         self._arrived = asyncio.Event()
         self._failure: str | None = "the batcher is not started"
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
@@ -210,7 +210,7 @@ class DynamicBatcher(Generic[Item, Result]):
             _refuse(batch, Unavailable("The engine failed on this batch; the request may be sent again."), error)
         else:
             run_s = time.monotonic() - started_at
-            self._rate += (len(batch) / max(run_s, 1e-6) - self._rate) * (_RATE_WEIGHT if self._rate else 1)
+            self._note_rate(len(batch), run_s)
             self._on_batch(len(batch), run_s)
             for entry, result in zip(batch, results, strict=True):
                 if not entry.answered.done():
@@ -218,6 +218,11 @@ class DynamicBatcher(Generic[Item, Result]):
         finally:
             self._run_started_at = None
         self._running = []  # not where the loop ends by an error: whoever has no answer yet still gets one
+
+    def _note_rate(self, size: int, run_s: float) -> None:
+        """Full batches alone tell how fast a queue drains, unless nothing else has told it yet."""
+        if size == self._max_batch_size or not self._rate:
+            self._rate += (size / max(run_s, 1e-6) - self._rate) * (_RATE_WEIGHT if self._rate else 1)
 
     def _fail(self, why: str) -> None:
         """Admits nothing more, and answers all who wait or run."""

@@ -160,10 +160,15 @@ class Classifier:
         return top_k
 
     async def _decode(self, data: bytes, deadline: float) -> Pixels:
-        loop, transform = asyncio.get_running_loop(), self.engine.model.transform
+        upload = [data]  # emptied at the end, as the executor holds on to what it has been given and not yet begun
+        del data
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                return await loop.run_in_executor(self._decoders, preprocess, data, transform, self._max_image_pixels)
+                return await asyncio.get_running_loop().run_in_executor(self._decoders, self._preprocess, upload)
+        except asyncio.CancelledError:
+            if self._draining and not _is_cancelled():  # the queue of the decoders was, by close
+                raise Unavailable("The service is shutting down.") from None
+            raise asyncio.CancelledError from None  # the executor holds on to the first one and the frames it passed
         except TimeoutError as error:
             raise DeadlineExceeded("The image was not decoded before the request's deadline.") from error
         except errors.UnsupportedFormat as error:
@@ -174,8 +179,18 @@ class Classifier:
             raise UnreadableImage(str(error)) from error
         except MemoryError as error:
             raise Unavailable("There is not enough memory to decode the image.") from error
+        finally:
+            upload.clear()
+
+    def _preprocess(self, upload: list[bytes]) -> Pixels:
+        return preprocess(upload.pop(), self.engine.model.transform, self._max_image_pixels)
 
     def _run(self, jobs: Sequence[_Job]) -> list[list[tuple[int, float]]]:
         top = self.engine.predict([job.pixels for job in jobs], max(job.top_k for job in jobs))
         rows = zip(top.class_ids.tolist(), top.probabilities.tolist(), jobs, strict=True)
         return [list(zip(ids, probabilities, strict=True))[: job.top_k] for ids, probabilities, job in rows]
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -20,7 +20,7 @@ from app.server import serve as run_server
 from app.settings import PREFIX, Settings
 from app.telemetry import configure_logging
 from model.checkpoint import describe
-from model.engine import InferenceEngine
+from model.engine import InferenceEngine, available_cores
 from model.errors import CheckpointError, InvalidImage, ModelError, UnsupportedFormat
 from model.preprocess import Pixels, preprocess
 from model.weights import REGISTRY, WeightsEntry, fetch_weights, verify_weights
@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except pydantic.ValidationError as error:
         for one in error.errors():
             name = str(one["loc"][0]).upper().removeprefix(PREFIX)
-            _complain(f"{PREFIX}{name}: {one['msg']} (found {one['input']!r})")
+            unknown = one["type"] == "extra_forbidden"  # perhaps a key under a misspelt name: not to be shown
+            _complain(f"{PREFIX}{name}: {one['msg']}" + ("" if unknown else f" (found {one['input']!r})"))
         return 2
     except (ModelError, OSError) as error:
         _complain(str(error))
@@ -124,8 +125,10 @@ def _batches(files: Sequence[Path], engine: InferenceEngine, settings: Settings)
             return path, preprocess(path.read_bytes(), engine.model.transform, settings.max_image_pixels)
         except (InvalidImage, UnsupportedFormat, OSError) as error:
             return path, error
+        except MemoryError:
+            return path, InvalidImage("There is not enough memory to decode the image.")
 
-    with ThreadPoolExecutor(settings.decode_threads) as decoders:
+    with ThreadPoolExecutor(settings.decode_threads or available_cores()) as decoders:
         for start in range(0, len(files), engine.max_batch_size):
             yield list(decoders.map(decode, files[start : start + engine.max_batch_size]))
 

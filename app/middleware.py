@@ -1,5 +1,6 @@
 """Pure ASGI around the routes: the request's id and its record, and the limit on its body."""
 
+import asyncio
 import logging
 import re
 import time
@@ -8,7 +9,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import Overloaded, UploadTooLarge, unforeseen_problem
+from app.errors import Overloaded, Unavailable, UploadTooLarge, service_problem, unforeseen_problem
 from app.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,10 @@ class RequestRecord:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # by the server, where the grace of its shutdown is over
+            if status is None:
+                await service_problem(Unavailable("The service is shutting down."))(scope, receive, send_with_id)
+            raise
         except Exception:  # whatever a route failed to foresee is logged whole and answered as a problem
             if status is not None:
                 raise

@@ -47,7 +47,7 @@ class ModelInfo(BaseModel):
     parameters: int = Field(description="Count of the network's weights.", examples=[28589128])
     device: str = Field(examples=["cuda:0"])
     precision: str = Field(examples=["bfloat16"])
-    mode: str = Field(description="How the network runs: eager or compiled.", examples=["eager"])
+    mode: str = Field(description="How the network runs: openvino, eager or compiled.", examples=["openvino"])
     max_batch_size: int = Field(examples=[64])
     licence: str = Field(description="Of the weights.", examples=["BSD-3-Clause"])
     sha256: str = Field(description="Of the checkpoint file.")

@@ -54,7 +54,9 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(30.0, gt=0, description="From a request's head to its answer; later gets a 504.")
     max_upload_bytes: int = Field(20_000_000, ge=1, description="Largest request body.")
     max_buffered_bytes: int = Field(1_000_000_000, ge=1, description="All request bodies in memory together.")
-    max_image_pixels: int = Field(50_000_000, ge=1, description="Width times height of an image, from its header.")
+    max_image_pixels: int = Field(
+        50_000_000, ge=1, le=178_956_970, description="Width times height of an image, from its header."
+    )  # at most what Pillow itself takes
     cpu_threads: int | None = Field(
         None, ge=1, le=1024, description="Threads of the network on a CPU; unset: one a core."
     )

@@ -145,4 +145,5 @@ def _constant(tensor: torch.Tensor | None, shape: Sequence[int] | None = None, *
     array = cast(torch.Tensor, tensor).numpy()
     if grouped:  # (groups, out / groups, in / groups, kernel, kernel)
         array = array[:, None]
-    return opset13.constant(array if shape is None else array.reshape(shape), Type.f32).output(0)
+    array = np.ascontiguousarray(array if shape is None else array.reshape(shape), np.float32)
+    return opset13.constant(array, shared_memory=True).output(0)  # the graph holds the array, not a copy

@@ -98,8 +98,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise InvalidImage("Floating-point images are not accepted: their white level is unknown.")
     if image.mode.startswith("I"):  # 16 bits, held in 16 or 32
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image).clip(0, 65535)
+        if "transparency" in image.info:
+            grey = np.where(grey == image.info["transparency"], 65535, grey)
+        return Image.fromarray((grey // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -203,3 +203,19 @@ async def test_a_deadline_that_the_queue_cannot_meet_is_refused_at_once(squares)
             assert not slot.filled
         squares.gate.set()
         assert [(await task).result for task in tasks] == [0, 1, 4, 9]
+
+
+async def test_lone_items_say_nothing_of_how_fast_a_queue_drains(squares):
+    async with started(squares, max_batch_size=4, expected_rate=1000.0) as batcher:
+        for number in range(20):  # each a batch of one: a fraction of what a full one gets done
+            await asyncio.gather(*ask_soon(batcher, number))
+        squares.gate.clear()
+        tasks = ask_soon(batcher, 0)
+        await squares.entered()
+        tasks += ask_soon(batcher, *range(1, 11))
+        await ticks()
+        with pytest.raises(Overloaded) as caught, batcher.reserve(time.monotonic() + 0.005):
+            pass
+        assert caught.value.retry_after_s == pytest.approx(0.01)
+        squares.gate.set()
+        await asyncio.gather(*tasks)

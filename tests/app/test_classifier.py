@@ -1,7 +1,10 @@
 """Upload bytes to labelled top-k: what is refused, where, and what a drain waits for."""
 
 import asyncio
+import gc
+import threading
 import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -190,6 +193,58 @@ async def test_a_drain_ends_with_its_grace_and_refuses_the_rest(engine, grey, ca
             with pytest.raises(errors.Unavailable, match="shutting down"):
                 await asyncio.wait_for(task, WAIT_S)
     assert "1 requests were not answered" in caplog.text
+
+
+async def test_after_the_grace_what_waits_for_a_decoder_is_refused_too(engine, grey, monkeypatch):
+    entered, gate = threading.Event(), threading.Event()
+
+    def held(*_arguments):
+        entered.set()
+        assert gate.wait(WAIT_S)
+        raise AssertionError("nobody waits for this")
+
+    monkeypatch.setattr("app.classifier.preprocess", held)
+    async with started(engine) as classifier:
+        with classifier.admission():
+            tasks = [asyncio.ensure_future(classifier.classify(grey(0), None, deadline())) for _ in range(3)]
+            assert await asyncio.to_thread(entered.wait, WAIT_S)
+            await asyncio.wait_for(classifier.drain(0.01), WAIT_S)
+            for task in tasks[1:]:
+                with pytest.raises(errors.Unavailable, match="shutting down"):
+                    await asyncio.wait_for(task, WAIT_S)
+            tasks[0].cancel()
+            gate.set()
+
+
+async def test_an_abandoned_upload_is_not_kept_while_it_waits_for_a_decoder(engine, grey, monkeypatch):
+    class Upload(bytearray):
+        """Bytes that can be watched."""
+
+        __hash__ = object.__hash__
+
+    entered, gate = threading.Event(), threading.Event()
+
+    def held(*_arguments):
+        entered.set()
+        assert gate.wait(WAIT_S)
+
+    monkeypatch.setattr("app.classifier.preprocess", held)
+    async with started(engine, max_queue_size=8) as classifier:
+        first = asyncio.ensure_future(classifier.classify(grey(0), None, deadline()))
+        assert await asyncio.to_thread(entered.wait, WAIT_S)
+        kept: weakref.WeakSet[Upload] = weakref.WeakSet()
+        uploads = [Upload(grey(level)) for level in range(4)]
+        kept.update(uploads)
+        tasks = [asyncio.ensure_future(classifier.classify(upload, None, deadline())) for upload in uploads]
+        await ticks()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        del uploads, tasks, task
+        gc.collect()
+        assert len(kept) == 0
+        first.cancel()
+        gate.set()
 
 
 async def test_closing_answers_who_waits(engine, grey):

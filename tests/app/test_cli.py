@@ -112,6 +112,14 @@ def test_a_misspelt_variable_is_named(capsys, monkeypatch):
     assert "CONVNEXT_TOPK" in capsys.readouterr().err
 
 
+def test_what_a_misspelt_variable_holds_is_not_shown(capsys, monkeypatch):
+    monkeypatch.setenv("CONVNEXT_API_KEY", "topsecret")  # API_KEYS is the name
+    assert cli.main(["serve"]) == 2
+    said = capsys.readouterr().err
+    assert "CONVNEXT_API_KEY" in said
+    assert "topsecret" not in said
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["predict"], ["weights"], ["weights", "fetch"], ["serve", "--no-such"], ["sing"]]
 )

@@ -1,6 +1,7 @@
 """The limits on bodies, arriving whole, in chunks, slowly or never; and the record of each request."""
 
 import asyncio
+import json
 import logging
 
 import httpx
@@ -208,3 +209,27 @@ async def test_the_lifespan_passes_through(make_app):
 
     await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+async def test_a_request_that_the_server_cancels_is_told_so(make_app):
+    reading = asyncio.Event()
+
+    async def never():
+        reading.set()
+        await asyncio.Event().wait()
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    app = make_app()
+    async with app.router.lifespan_context(app):
+        headers = [(name.encode(), value.encode()) for name, value in PNG.items()]
+        scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": headers}
+        task = asyncio.ensure_future(app(scope, parts(b"half", then=never), send))
+        await reading.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert (sent[0]["status"], json.loads(sent[1]["body"])["type"]) == (503, "unavailable")

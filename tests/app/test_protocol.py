@@ -1,6 +1,7 @@
 """Connections that never send a whole head are answered and closed; whole requests are served as before."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -71,7 +72,7 @@ async def test_the_second_head_of_a_connection_has_its_deadline_too():
 async def test_a_head_without_end_is_refused(start):
     endless = b"a: b\r\n" if start.endswith(b"\n") else b"aaaaaa"
     async with connected(PATIENCE_S) as (reader, writer):
-        writer.write(start + endless * (MAX_HEAD_BYTES // 6 + 1))
+        writer.write((start + endless * MAX_HEAD_BYTES)[: MAX_HEAD_BYTES + 1])
         status, body = await read_answer(reader)
         assert (status, json.loads(body)["status"]) == (431, 431)
         assert await reader.read() == b""
@@ -94,11 +95,29 @@ async def test_what_is_not_http_is_a_problem():
         assert await reader.read() == b""
 
 
-async def test_an_answer_on_its_way_outlives_the_deadline_of_the_head_behind_it():
-    gate = asyncio.Event()
-    async with connected(0.05, gate) as (reader, writer):
-        writer.write(REQUEST + REQUEST[:10])
-        asyncio.get_running_loop().call_later(0.2, gate.set)
+@pytest.mark.parametrize("rest", [b"\r\n", b"x"], ids=["an empty line", "what is left of a body"])
+async def test_what_follows_an_answer_keeps_no_connection_open(rest):
+    async with connected(0.1) as (reader, writer):
+        length = 0 if rest == b"\r\n" else 10
+        writer.write(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % length)  # answered before its body is there
         assert await read_answer(reader) == (200, b"ok")
+        writer.write(rest)
         status, _body = await read_answer(reader)
         assert status == 408
+        assert await reader.read() == b""
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [REQUEST[:10], b"nonsense\r\n\r\n"],
+    ids=["unfinished", "not HTTP"],
+)
+async def test_an_answer_on_its_way_outlives_what_comes_behind_it(behind):
+    gate = asyncio.Event()
+    body = b"x" * (MAX_HEAD_BYTES - 1000)  # more than that is not read before it is asked for
+    async with connected(0.05, gate) as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body + behind)
+        asyncio.get_running_loop().call_later(0.2, gate.set)
+        assert await read_answer(reader) == (200, b"ok")
+        with contextlib.suppress(ConnectionResetError):  # closed with data unread
+            assert await reader.read() == b""

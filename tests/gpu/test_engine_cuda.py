@@ -44,7 +44,7 @@ def images():
 @pytest.fixture(scope="module")
 def expected(atto, images):
     """What PyTorch computes on the CPU in float32."""
-    return InferenceEngine(atto, device="cpu", runtime="torch").predict(images, top_k=5)
+    return InferenceEngine(atto, device="cpu", runtime="torch", max_batch_size=16).predict(images, top_k=5)
 
 
 def test_auto_is_cuda_in_bfloat16_where_it_computes_in_it(atto):

@@ -180,6 +180,13 @@ def test_sixteen_bits_of_grey_become_eight(encode, kind):
     assert np.array_equal(pixels, np.repeat((levels // 257).astype(np.uint8)[..., None], 3, axis=2))  # 65535 is 255
 
 
+def test_a_transparent_grey_of_sixteen_bits_becomes_white(encode):
+    levels = np.full((64, 64), 20_000, np.uint16)
+    levels[32:] = 0
+    pixels = preprocess(encode(Image.fromarray(levels), "PNG", transparency=0), Transform(64, 64))
+    assert (pixels[0, 0].tolist(), pixels[63, 0].tolist()) == ([20_000 // 257] * 3, [255] * 3)
+
+
 def test_floating_point_images_are_refused(encode):
     with pytest.raises(InvalidImage, match="white level"):
         preprocess(encode(Image.new("F", (8, 8)), "TIFF"), SMALL)
