@@ -7,12 +7,13 @@ import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model import load_model
-from model.engine import InferenceEngine
+from model.engine import InferenceEngine, Precision
 from model.preprocess import MAX_IMAGE_PIXELS, preprocess
 from training.calibration import calibration_error
 from training.data import VAL_FILE, read_encoded
@@ -57,9 +58,9 @@ def score(probabilities: NDArray[np.float32], class_ids: NDArray[np.int64], labe
     return Score(100 * float(hits[:, 0].mean()), 100 * float(hits.any(1).mean()), 100 * error, len(labels))
 
 
-def score_file(path: Path, data_dir: Path, device: str = "cpu") -> Score:
+def score_file(path: Path, data_dir: Path, device: str = "cpu", precision: Precision = "auto") -> Score:
     """The score of a checkpoint file on the validation photos of ``data_dir``."""
-    engine = InferenceEngine(load_model(path), device=device)
+    engine = InferenceEngine(load_model(path), device=device, precision=precision)
     photos, labels = read_encoded(data_dir / VAL_FILE)
     parts = [predict_encoded(engine, photos[first : first + 512], 5) for first in range(0, len(photos), 512)]
     probabilities, class_ids = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -71,8 +72,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of val.npz")
     parser.add_argument("--file", type=Path, default=SERVED)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", choices=get_args(Precision), default="auto")
     arguments = parser.parse_args()
-    print(score_file(arguments.file, arguments.data, arguments.device))
+    print(score_file(arguments.file, arguments.data, arguments.device, arguments.precision))
 
 
 if __name__ == "__main__":
