@@ -83,6 +83,11 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
         return await self._answered
 
+    @property
+    def closed(self) -> bool:
+        """Whether the server ended it, as it does after a while of idleness."""
+        return self._transport is None
+
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
@@ -166,12 +171,12 @@ async def open_loop(url: str, requests: list[bytes], connections: int, rate: flo
                     return
                 index, due_at = waiting.popleft()
                 await asyncio.sleep(due_at - time.perf_counter())
+            if connection.closed:
+                [connection] = await _connect(url, 1)
             status = await connection.ask(requests[index % len(requests)])
             report.statuses[status] += 1
             if status == 200:
                 report.latencies.append(time.perf_counter() - due_at)
-            if status == 0:
-                return
 
     pool = await _connect(url, connections)
     started_at = time.perf_counter()

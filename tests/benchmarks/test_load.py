@@ -72,6 +72,24 @@ async def test_a_stall_counts_for_every_request_that_fell_due_in_it():
     assert max(report.latencies) >= stall_s - 0.1
 
 
+async def test_the_open_loop_takes_a_new_connection_where_the_server_ended_the_old_one():
+    connections = []
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        if await _head(reader):
+            writer.write(ANSWER)
+        writer.close()
+
+    server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/predict"
+        report = await open_loop(url, make_requests(url, [b""], False), connections=1, rate=20, seconds=0.5)
+    assert sum(report.statuses.values()) == 10  # one sent just as its connection ends is lost, and told
+    assert report.statuses[200] > 5
+    assert len(connections) > 5
+
+
 async def test_a_broken_connection_is_reported():
     async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
