@@ -1,10 +1,12 @@
 import json
+from collections.abc import Iterator
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -13,6 +15,15 @@ from training.recipe import Phase, Recipe
 
 CLASSES = 4
 collect_ignore = [] if find_spec("matplotlib") else ["test_export.py", "test_plot.py", "test_train.py"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other after every operation are slow where other programs use the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
