@@ -11,7 +11,7 @@ decoded at a reduced scale, are classified by the embedded model from either dec
 import argparse
 import io
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -82,8 +82,8 @@ def measure_accuracy(data: Path) -> dict[str, object]:
     top1: dict[str, float] = {}
     for name, transform in (("as served", engine.model.transform), ("not reduced first", sharp)):
         hits = {"reduced scale": 0, "full scale": 0}
-        with ThreadPoolExecutor(available_cores()) as pool:
-            pairs = pool.map(partial(read_both, transform=transform), encoded)
+        with ProcessPoolExecutor(available_cores()) as pool:
+            pairs = pool.map(partial(read_both, transform=transform), encoded, chunksize=50)
             for (reduced, full), label in zip(pairs, labels, strict=True):
                 both = engine.predict([reduced, full], 1).class_ids[:, 0] == label
                 hits["reduced scale"] += int(both[0])

@@ -72,7 +72,7 @@ def preprocess(data: bytes, transform: Transform, max_image_pixels: int = MAX_IM
 
     Raises ``UnsupportedFormat``, ``ImageTooLarge`` (before decoding) or ``InvalidImage``. The first frame of an
     animation counts, transparency is laid over white, and a JPEG of more than four times the size needed is decoded
-    at a reduced scale, never below twice the size that the first resize makes.
+    at a reduced scale, never below twice ``resize_size``.
     """
     accepted = _sniff(data)
     try:
@@ -154,10 +154,9 @@ def _check_size(image: Image.Image, transform: Transform, max_image_pixels: int)
 
 
 def _draft(image: Image.Image, transform: Transform) -> None:
-    """Lets libjpeg decode at 1/2, 1/4 or 1/8, never below twice the first resize (a no-op for other formats)."""
-    shorter = 2 * (transform.detail_size or transform.resize_size)
+    """Lets libjpeg decode at 1/2, 1/4 or 1/8, never below twice ``resize_size`` (a no-op for other formats)."""
     if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
-        image.draft(None, _scaled(image.size, shorter))
+        image.draft(None, _scaled(image.size, 2 * transform.resize_size))
 
 
 def _upright(image: Image.Image) -> Image.Image:
