@@ -30,6 +30,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             http=limited_to(app.state.request_timeout_s),
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,

@@ -32,7 +32,7 @@ from training.evaluate import SERVED
 
 SIZES = {"0.2 MP": (500, 375), "0.5 MP": (816, 612), "2 MP": (1632, 1224), "12 MP": (4000, 3000)}
 TRANSFORM = Transform(236)
-ENLARGED = 1200  # pixels a side: decoded at a quarter for TRANSFORM, at an eighth for the embedded model's
+ENLARGED = 1200  # pixels a side: decoded at half of it
 
 
 def with_pillow(photo: bytes, transform: Transform = TRANSFORM) -> np.ndarray:
