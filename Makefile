@@ -19,6 +19,7 @@ check: $(VENV)/developed  ## Lint, formatting, types.
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 format: $(VENV)/developed  ## Mend what can be mended.
 	$(VENV)/bin/ruff check --fix

@@ -17,13 +17,13 @@ from rich.table import Table
 from app.main import build_engine, create_app
 from app.server import bind
 from app.server import serve as run_server
+from app.serving.telemetry import configure_logging
 from app.settings import PREFIX, Settings
-from app.telemetry import configure_logging
-from model.checkpoint import describe
-from model.engine import InferenceEngine, available_cores
+from model.checkpoints.load import describe
+from model.checkpoints.registry import REGISTRY, WeightsEntry, fetch_weights, verify_weights
 from model.errors import CheckpointError, InvalidImage, ModelError, UnsupportedFormat
+from model.inference.engine import InferenceEngine, available_cores
 from model.preprocess import Pixels, preprocess
-from model.weights import REGISTRY, WeightsEntry, fetch_weights, verify_weights
 
 Decoded = tuple[Path, Pixels | Exception]
 

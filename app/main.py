@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app.classifier import Classifier
-from app.errors import install_handlers
-from app.middleware import BodyLimit, RequestRecord
-from app.routes import build_router
+from app.api.middleware import BodyLimit, RequestRecord
+from app.api.routes import build_router
+from app.serving.errors import install_handlers
+from app.serving.service import Classifier
+from app.serving.telemetry import Telemetry
 from app.settings import Settings
-from app.telemetry import Telemetry
 from model import load_model
-from model.engine import InferenceEngine, available_cores
+from model.inference.engine import InferenceEngine, available_cores
 
 logger = logging.getLogger(__name__)
 

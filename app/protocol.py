@@ -7,7 +7,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.errors import MEDIA_TYPE
+from app.serving.errors import MEDIA_TYPE
 
 MAX_HEAD_BYTES = 65536  # as much as uvicorn's other protocol takes
 

@@ -12,7 +12,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from model.weights import DEFAULT_MODEL
+from model.checkpoints.registry import DEFAULT_MODEL
 
 PREFIX = "CONVNEXT_"
 

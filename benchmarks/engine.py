@@ -14,8 +14,8 @@ import torch
 import torchvision
 
 from benchmarks.rounds import alternate, keep, median_seconds, ratios, spread
-from model.checkpoint import LoadedModel, load_model
-from model.engine import InferenceEngine, Precision, RuntimeName, TopK
+from model.checkpoints.load import LoadedModel, load_model
+from model.inference.engine import InferenceEngine, Precision, RuntimeName, TopK
 from model.preprocess import Transform
 
 YARDSTICK = "torchvision eager float32"

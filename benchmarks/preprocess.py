@@ -25,7 +25,7 @@ from torchvision.transforms.v2 import functional as F
 from benchmarks.photos import make_photos
 from benchmarks.rounds import alternate, keep, median_seconds, ratios, spread
 from model import load_model
-from model.engine import InferenceEngine, available_cores
+from model.inference.engine import InferenceEngine, available_cores
 from model.preprocess import Transform, crop, preprocess
 from training.data import VAL_FILE, read_encoded
 from training.evaluate import SERVED

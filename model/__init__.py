@@ -1,6 +1,6 @@
 """ConvNeXt and its checkpoints: ``load_model(name_or_path)`` gives a network, its transform and its labels."""
 
-from model.checkpoint import LoadedModel, load_model
+from model.checkpoints.load import LoadedModel, load_model
 from model.preprocess import Transform
 
 __all__ = ["LoadedModel", "Transform", "load_model"]

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from model import LoadedModel, Transform, load_model
-from model.checkpoint import save_checkpoint
+from model.checkpoints.load import save_checkpoint
 from model.convnext import ConvNeXt, ConvNeXtConfig
 
 Encode = Callable[..., bytes]

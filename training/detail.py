@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model import LoadedModel, load_model
-from model.engine import InferenceEngine
+from model.inference.engine import InferenceEngine
 from model.preprocess import MAX_IMAGE_PIXELS, Transform, preprocess
 from training.evaluate import SERVED
 

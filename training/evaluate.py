@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import load_model
-from model.engine import InferenceEngine, Precision
+from model.inference.engine import InferenceEngine, Precision
 from model.preprocess import MAX_IMAGE_PIXELS, preprocess
 from training.calibration import calibration_error
 from training.data import VAL_FILE, read_encoded

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.checkpoint import save_checkpoint
+from model.checkpoints.load import save_checkpoint
 from model.convnext import ConvNeXt
 from model.preprocess import Transform
 from training.calibration import fit_temperature

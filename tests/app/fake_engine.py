@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from model import Transform
-from model.engine import TopK
+from model.inference.engine import TopK
 
 WAIT_S = 20  # more than anything takes; only a failing test waits for so long
 

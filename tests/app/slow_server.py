@@ -6,8 +6,8 @@ from pathlib import Path
 
 from app.main import create_app
 from app.server import bind, serve
+from app.serving.telemetry import configure_logging
 from app.settings import Settings
-from app.telemetry import configure_logging
 from tests.app.fake_engine import FakeEngine
 
 

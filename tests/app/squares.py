@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from app.batcher import Answer, DynamicBatcher
+from app.serving.batcher import Answer, DynamicBatcher
 
 WAIT_S = 20
 TICKS = 8  # of the event loop: enough for whatever waits for nothing

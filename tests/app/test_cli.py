@@ -7,7 +7,7 @@ from PIL import Image
 
 from app import cli
 from app.settings import Settings
-from model.weights import REGISTRY
+from model.checkpoints.registry import REGISTRY
 
 LABELS = {"ant", "bee", "cat", "dog", "eel"}
 

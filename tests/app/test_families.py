@@ -16,8 +16,8 @@ from transformers import ConvNextConfig, ConvNextForImageClassification, ConvNex
 
 from app.main import create_app
 from app.settings import Settings
+from tests.model.checkpoints.test_parity_facebook import AUTHORS_NAMES
 from tests.model.conftest import _randomise as randomise
-from tests.model.test_parity_facebook import AUTHORS_NAMES
 
 LABELS = ["ant", "bee", "cat"]
 DEPTHS, WIDTHS = (1, 1, 1, 1), (8, 12, 16, 24)

@@ -4,7 +4,7 @@ import pydantic
 import pytest
 
 from app.settings import Settings
-from model.weights import DEFAULT_MODEL
+from model.checkpoints.registry import DEFAULT_MODEL
 
 
 def test_defaults_need_no_environment():

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from app.serving.telemetry import Telemetry
 from app.settings import PREFIX, Settings
-from app.telemetry import Telemetry
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text()

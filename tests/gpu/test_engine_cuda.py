@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from model.convnext import ConvNeXt, config_for
-from model.engine import InferenceEngine
 from model.errors import EngineError
+from model.inference.engine import InferenceEngine
 
 if not torch.cuda.is_available():
     pytest.skip("there is no CUDA device", allow_module_level=True)
@@ -16,7 +16,7 @@ if not torch.cuda.is_available():
 def atto(tmp_path_factory):
     """A network of a published size with random weights whose answers are far from even."""
     from model import Transform, load_model
-    from model.checkpoint import save_checkpoint
+    from model.checkpoints.load import save_checkpoint
 
     config = config_for("atto", num_classes=100)
     network = ConvNeXt(config)

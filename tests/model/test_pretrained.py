@@ -8,9 +8,9 @@ from PIL import Image
 from skimage import data
 
 from model import load_model
-from model.engine import InferenceEngine
+from model.checkpoints.registry import DEFAULT_MODEL
+from model.inference.engine import InferenceEngine
 from model.preprocess import preprocess
-from model.weights import DEFAULT_MODEL
 
 GOLDEN = {  # as they were when it was embedded: the first answer, right for two of them
     data.chelsea: ("Egyptian cat", 0.120),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model import load_model
-from model.checkpoint import describe
+from model.checkpoints.load import describe
 from training.calibration import fit_temperature
 from training.data import load_train, split
 from training.export import NAME, TRANSFORM, calibrated, export

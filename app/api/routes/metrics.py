@@ -1,0 +1,14 @@
+"""GET /metrics for Prometheus."""
+
+from fastapi import APIRouter, Response
+
+from app.api.dependencies import TelemetryDep
+from app.serving.telemetry import CONTENT_TYPE
+
+router = APIRouter(tags=["metrics"])
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(telemetry: TelemetryDep) -> Response:
+    """Every collector in Prometheus' text format."""
+    return Response(telemetry.render(), headers={"Content-Type": CONTENT_TYPE})
