@@ -5,10 +5,12 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pydantic
+from pydantic_core import ErrorDetails
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -17,12 +19,13 @@ from rich.table import Table
 from app.main import build_engine, create_app
 from app.server import bind
 from app.server import serve as run_server
-from app.serving.telemetry import configure_logging
+from app.serving.logs import configure_logging
 from app.settings import PREFIX, Settings
 from model.checkpoints.load import describe
 from model.checkpoints.registry import REGISTRY, WeightsEntry, fetch_weights, verify_weights
 from model.errors import CheckpointError, InvalidImage, ModelError, UnsupportedFormat
 from model.inference.engine import InferenceEngine, available_cores
+from model.prediction import top_predictions
 from model.preprocess import Pixels, preprocess
 
 Decoded = tuple[Path, Pixels | Exception]
@@ -40,10 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.run(Settings(**given), options)
     except pydantic.ValidationError as error:
-        for one in error.errors():
-            name = str(one["loc"][0]).upper().removeprefix(PREFIX)
-            unknown = one["type"] == "extra_forbidden"  # perhaps a key under a misspelt name: not to be shown
-            _complain(f"{PREFIX}{name}: {one['msg']}" + ("" if unknown else f" (found {one['input']!r})"))
+        for item in error.errors():
+            _complain(_setting_error(item))
         return 2
     except (ModelError, OSError) as error:
         _complain(str(error))
@@ -94,14 +95,21 @@ def _add_settings(command: argparse.ArgumentParser, names: Iterable[str]) -> Non
 
 
 def _serve(settings: Settings, _options: argparse.Namespace) -> int:
-    configure_logging(settings.log_format, settings.log_level)
+    logs = configure_logging(settings.log_format, settings.log_level, sys.stderr)
     with bind(settings.host, settings.port) as listener:
-        run_server(create_app(settings, build_engine(settings)), listener, settings.shutdown_grace_s)
+        app = create_app(settings, build_engine(settings))
+        app.state.context.telemetry.watch_dropped_logs(lambda: logs.dropped)
+        run_server(
+            app,
+            listener,
+            grace_s=settings.shutdown_grace_s,
+            max_connections=settings.max_connections,
+        )
     return 0
 
 
 def _predict(settings: Settings, options: argparse.Namespace) -> int:
-    configure_logging("text", "warning")
+    configure_logging("text", "warning", sys.stderr)
     engine = build_engine(settings)
     top_k = min(settings.top_k, engine.num_classes)
     results: list[dict[str, Any]] = []
@@ -136,17 +144,13 @@ def _batches(files: Sequence[Path], engine: InferenceEngine, settings: Settings)
 def _classify(engine: InferenceEngine, batch: Sequence[Decoded], top_k: int) -> list[dict[str, Any]]:
     """One JSON object a file: its predictions, or why there are none."""
     images = [pixels for _, pixels in batch if not isinstance(pixels, Exception)]
-    top = engine.predict(images, top_k) if images else None
-    rows = iter(zip(top.class_ids.tolist(), top.probabilities.tolist(), strict=True) if top else ())
+    rows = iter(engine.predict(images) if images else ())
     results: list[dict[str, Any]] = []
     for path, pixels in batch:
         if isinstance(pixels, Exception):
             results.append({"file": str(path), "error": str(pixels)})
             continue
-        predictions = [
-            {"label": engine.model.labels[class_id], "class_id": class_id, "probability": probability}
-            for class_id, probability in zip(*next(rows), strict=True)
-        ]
+        predictions = [asdict(item) for item in top_predictions(next(rows), engine.model.labels, top_k)]
         results.append({"file": str(path), "model": engine.model.name, "predictions": predictions})
     return results
 
@@ -204,6 +208,15 @@ def _entry(name: str) -> WeightsEntry:
     if name not in REGISTRY:
         raise CheckpointError(f"{name} is not a registered model; the names are {', '.join(REGISTRY)}")
     return REGISTRY[name]
+
+
+def _setting_error(error: ErrorDetails) -> str:
+    if not error["loc"]:  # of several settings together
+        return error["msg"]
+    name = str(error["loc"][0]).upper().removeprefix(PREFIX)
+    # An unknown name may be a misspelled API_KEYS, so its value is not shown.
+    value = "" if error["type"] == "extra_forbidden" else f" (found {error['input']!r})"
+    return f"{PREFIX}{name}: {error['msg']}{value}"
 
 
 def _complain(message: str) -> None:

@@ -1,16 +1,19 @@
-"""create_app: builds the service, and its lifespan: load, warm up, serve, close."""
+"""create_app: builds the application; its lifespan loads, warms up and closes everything."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from app.api.middleware import BodyLimit, RequestRecord
+from app.api.dependencies import AppContext
+from app.api.middleware import RequestMiddleware
+from app.api.problems import install_handlers
 from app.api.routes import build_router
-from app.serving.errors import install_handlers
-from app.serving.service import Classifier
+from app.api.uploads import UploadLimits
+from app.serving.service import ClassificationService, Limits
 from app.serving.telemetry import Telemetry
 from app.settings import Settings
 from model import load_model
@@ -20,46 +23,39 @@ logger = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings | None = None, engine: InferenceEngine | None = None) -> FastAPI:
-    """The application; ``engine`` None builds one of ``settings`` (None: the environment's) at start-up.
+    """The application. Without an ``engine``, start-up builds the one that ``settings`` describe.
 
-    What start-up raises: ``model.errors.ModelError`` where the model or the device is not to be had.
+    Start-up raises ``model.errors.ModelError`` if the model or the device is not available.
     """
     settings = settings or Settings()
-    telemetry = Telemetry()
+    context = _build_context(settings)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        running = engine if engine is not None else await asyncio.to_thread(build_engine, settings)
-        classifier = _build_classifier(running, telemetry, settings)
-        classifier.start()
-        app.state.classifier = classifier
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        ready_engine = engine if engine is not None else await asyncio.to_thread(build_engine, settings)
+        context.service = ClassificationService(ready_engine, context.telemetry, _limits(settings))
+        context.service.start()
         try:
             yield
         finally:
-            await classifier.close()
+            context.service.close()
 
     app = FastAPI(
         title="convnext-serve",
         summary="Classifies images with ConvNeXt.",
-        version="0.1.0",
+        version=version("convnext-serve"),
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.state.classifier = None
-    app.state.telemetry = telemetry
-    app.state.api_keys = [key.get_secret_value().encode() for key in settings.api_keys]
-    app.state.request_timeout_s = settings.request_timeout_s
-    app.add_middleware(
-        BodyLimit, max_upload_bytes=settings.max_upload_bytes, max_buffered_bytes=settings.max_buffered_bytes
-    )
-    app.add_middleware(RequestRecord, telemetry=telemetry)  # added last, so outermost
+    app.state.context = context
+    app.add_middleware(RequestMiddleware, context=context)
     install_handlers(app)
-    app.include_router(build_router(needs_key=bool(settings.api_keys)))
+    app.include_router(build_router(require_keys=bool(settings.api_keys)))
     return app
 
 
 def build_engine(settings: Settings) -> InferenceEngine:
-    """Loads the model that ``settings`` name, fetching it where need be, and warms its engine up."""
+    """Loads the model that ``settings`` name, downloading it if needed, and warms up its engine."""
     model = load_model(settings.model, labels=settings.labels, cache_dir=settings.cache_dir)
     engine = InferenceEngine(
         model,
@@ -85,13 +81,22 @@ def build_engine(settings: Settings) -> InferenceEngine:
     return engine
 
 
-def _build_classifier(engine: InferenceEngine, telemetry: Telemetry, settings: Settings) -> Classifier:
-    return Classifier(
-        engine,
-        telemetry,
+def _build_context(settings: Settings) -> AppContext:
+    return AppContext(
+        telemetry=Telemetry(),
+        uploads=UploadLimits(settings.max_upload_bytes, settings.max_buffered_bytes),
+        api_keys=tuple(key.get_secret_value().encode() for key in settings.api_keys),
+        request_timeout_s=settings.request_timeout_s,
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
         default_top_k=settings.top_k,
         max_queue_size=settings.max_queue_size,
+        max_queue_wait_s=min(settings.max_queue_wait_s, settings.request_timeout_s),
         max_queue_delay_s=settings.max_queue_delay_ms / 1000,
         max_image_pixels=settings.max_image_pixels,
         decode_threads=settings.decode_threads or available_cores(),
+        decode_timeout_s=min(settings.decode_timeout_s, settings.request_timeout_s),
     )

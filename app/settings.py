@@ -1,9 +1,9 @@
-"""Settings: read once from CONVNEXT_* variables or the command line, validated, frozen."""
+"""Settings: read once from CONVNEXT_* environment variables or the command line, validated, frozen."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -18,7 +18,7 @@ PREFIX = "CONVNEXT_"
 
 
 class _StrictEnvironment(EnvSettingsSource):
-    """The environment, unknown CONVNEXT_ names included, so that a misspelt one is refused and not ignored."""
+    """The environment, including unknown CONVNEXT_ names, so that a misspelled one is an error and not ignored."""
 
     def __call__(self) -> dict[str, Any]:  # Any: as the base class has it
         known = {f"{PREFIX}{name}".lower() for name in self.settings_cls.model_fields}
@@ -27,55 +27,81 @@ class _StrictEnvironment(EnvSettingsSource):
 
 
 class Settings(BaseSettings):
-    """Everything that can be set; each field is the variable CONVNEXT_NAME and the option --name."""
+    """Everything that can be configured; each field is the variable CONVNEXT_NAME and the option --name."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", protected_namespaces=()
     )
 
-    model: str = Field(DEFAULT_MODEL, min_length=1, description="Registry name, or path of a checkpoint.")
-    labels: Path | None = Field(None, description="File of class names, text or JSON; overrides the checkpoint's.")
+    model: str = Field(DEFAULT_MODEL, min_length=1, description="Registered name, or path of a checkpoint.")
+    labels: Path | None = Field(
+        None, description="File of class names, text or JSON; overrides those of the checkpoint."
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
     runtime: Literal["auto", "torch", "openvino"] = Field(
-        "auto", description="What computes the network; auto: openvino on a CPU, torch elsewhere."
+        "auto", description="Library that runs the network; auto: openvino on a CPU, torch elsewhere."
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Arithmetic of the network."
+        "auto", description="Data type of the computation; auto: bfloat16 on GPUs that support it, else float32."
     )
-    compile: bool = Field(False, description="Compile the network with torch.compile at start.")
-    top_k: int = Field(5, ge=1, description="Classes in an answer where the request names no top_k.")
+    compile: bool = Field(False, description="Compile the network with torch.compile at start-up.")
+    top_k: int = Field(5, ge=1, description="Classes in a response if the request does not set top_k.")
     max_batch_size: int | None = Field(
-        None, ge=1, le=1024, description="Images in a batch; unset: 8 on a CPU, 64 on CUDA."
+        None, ge=1, le=1024, description="Images per batch; unset: 8 on a CPU, 64 on CUDA."
     )
-    max_queue_size: int = Field(256, ge=1, description="Requests admitted and not yet in a batch; more get a 503.")
+    max_queue_size: int = Field(1024, ge=1, le=100_000, description="Images in the service; more get a 503.")
+    max_queue_wait_s: float = Field(
+        1.0, gt=0, le=3600, description="Longest time in the service at the measured rate, in seconds; more get a 503."
+    )
     max_queue_delay_ms: float = Field(
-        0.0, ge=0, le=1000, description="How long an idle engine waits for a fuller batch."
+        0.0, ge=0, le=1000, description="How long a free engine waits for a fuller batch, in milliseconds."
     )
-    request_timeout_s: float = Field(30.0, gt=0, description="From a request's head to its answer; later gets a 504.")
+    request_timeout_s: float = Field(
+        30.0, gt=0, le=3600, description="From a request's headers to its response, in seconds; later gets a 504."
+    )
     max_upload_bytes: int = Field(20_000_000, ge=1, description="Largest request body.")
     max_buffered_bytes: int = Field(1_000_000_000, ge=1, description="All request bodies in memory together.")
+    max_connections: int = Field(1000, ge=1, le=100_000, description="Open connections; more get a 503.")
     max_image_pixels: int = Field(
         50_000_000, ge=1, le=178_956_970, description="Width times height of an image, from its header."
-    )  # at most what Pillow itself takes
+    )  # at most what Pillow itself accepts
     cpu_threads: int | None = Field(
-        None, ge=1, le=1024, description="Threads of the network on a CPU; unset: one a core."
+        None, ge=1, le=1024, description="Threads of the network on a CPU; unset: one per core."
     )
-    decode_threads: int | None = Field(None, ge=1, le=256, description="Threads that decode; unset: one a core.")
+    decode_threads: int | None = Field(
+        None, ge=1, le=256, description="Threads that decode images; unset: one per core."
+    )
+    decode_timeout_s: float = Field(
+        10.0, gt=0, le=3600, description="Longest time to decode one image, in seconds; longer gets a 422."
+    )
     api_keys: Annotated[frozenset[SecretStr], NoDecode] = Field(
-        frozenset(), description="Keys, split by commas, one of which /predict and /model then ask for."
+        frozenset(), description="API keys, separated by commas; if set, /predict and /model need one."
     )
-    cache_dir: Path | None = Field(None, description="Where fetched weights are kept; unset: the user's cache folder.")
-    shutdown_grace_s: float = Field(30.0, gt=0, description="After SIGTERM, time for what was accepted to be answered.")
-    log_format: Literal["text", "json"] = Field("text", description="Log lines for people or for machines.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    cache_dir: Path | None = Field(None, description="Folder for downloaded weights; unset: the user's cache folder.")
+    shutdown_grace_s: float = Field(
+        30.0, gt=0, le=3600, description="After SIGTERM, time for accepted requests to complete, in seconds."
+    )
+    log_format: Literal["text", "json"] = Field("text", description="Format of log lines.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 selects a free one.")
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> Self:
+        if self.max_buffered_bytes < self.max_upload_bytes:
+            raise ValueError("max_buffered_bytes must be at least max_upload_bytes")
+        if self.max_batch_size is not None and self.max_queue_size < self.max_batch_size:
+            raise ValueError("max_queue_size must be at least max_batch_size")
+        return self
 
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
         if isinstance(value, str):
-            return [key.strip() for key in value.split(",") if key.strip()]
+            keys = [key.strip() for key in value.split(",") if key.strip()]
+            if value.strip() and not keys:  # a list of nothing but commas would leave the service open
+                raise ValueError("there is no key between the commas")
+            return keys
         return value
 
     @classmethod
@@ -87,5 +113,5 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What was given by hand comes before the environment; there are no other sources."""
+        """Arguments take precedence over the environment; there are no other sources."""
         return init_settings, _StrictEnvironment(settings_cls)

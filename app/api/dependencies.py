@@ -1,46 +1,54 @@
-"""What a route may ask for, as Annotated aliases."""
+"""What routes depend on, as Annotated aliases."""
 
 import hmac
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from app.serving.errors import Unauthorized, Unavailable
-from app.serving.service import Classifier
+from app.api.problems import Unauthorized
+from app.api.uploads import UploadLimits
+from app.serving.errors import Unavailable
+from app.serving.service import ClassificationService
 from app.serving.telemetry import Telemetry
 
 
-async def _telemetry(request: Request) -> Telemetry:
-    telemetry: Telemetry = request.app.state.telemetry
-    return telemetry
+@dataclass
+class AppContext:
+    """What one application consists of; ``service`` is None until the lifespan has started it."""
+
+    telemetry: Telemetry
+    uploads: UploadLimits
+    api_keys: tuple[bytes, ...]
+    request_timeout_s: float
+    service: ClassificationService | None = None
 
 
-async def _classifier_or_none(request: Request) -> Classifier | None:
-    classifier: Classifier | None = request.app.state.classifier
-    return classifier
+async def _context(request: Request) -> AppContext:
+    context: AppContext = request.app.state.context
+    return context
 
 
-async def _classifier(request: Request) -> Classifier:
-    classifier: Classifier | None = request.app.state.classifier
-    if classifier is None:
+ContextDep = Annotated[AppContext, Depends(_context)]
+
+
+async def _service(context: ContextDep) -> ClassificationService:
+    if context.service is None:
         raise Unavailable("The service is starting.")
-    return classifier
+    return context.service
+
+
+ServiceDep = Annotated[ClassificationService, Depends(_service)]
 
 
 async def require_key(
-    request: Request,
+    context: ContextDep,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
     header: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
 ) -> None:
-    """Refuses a request without one of the keys, before its body is read; every one is compared."""
-    keys: list[bytes] = request.app.state.api_keys
-    given = [bearer.credentials if bearer else "", header or ""]
-    matches = [hmac.compare_digest(one.encode(), key) for one in given for key in keys]
+    """Rejects a request without a valid key before its body is read. Compares with every key, in constant time."""
+    sent = [bearer.credentials if bearer else "", header or ""]
+    matches = [hmac.compare_digest(value.encode(), key) for value in sent for key in context.api_keys]
     if not any(matches):
         raise Unauthorized("Send a valid key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.")
-
-
-TelemetryDep = Annotated[Telemetry, Depends(_telemetry)]
-ClassifierDep = Annotated[Classifier, Depends(_classifier)]
-ClassifierOrNoneDep = Annotated[Classifier | None, Depends(_classifier_or_none)]

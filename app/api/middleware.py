@@ -1,111 +1,111 @@
-"""Pure ASGI around the routes: the request's id and its record, and the limit on its body."""
+"""RequestMiddleware: what every request gets before any route: an id, a deadline, early rejection, and its record."""
 
 import asyncio
 import logging
 import re
+import secrets
 import time
-import uuid
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.serving.errors import Overloaded, Unavailable, UploadTooLarge, service_problem, unforeseen_problem
-from app.serving.telemetry import Telemetry
+from app.api.dependencies import AppContext
+from app.api.problems import problem_response, problem_type
+from app.serving.errors import DeadlineExceeded, Unavailable
 
 logger = logging.getLogger(__name__)
 access_log = logging.getLogger("app.access")
 
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_UNMATCHED = "unmatched"  # one metrics label for every path that no route has, so that no client can add labels
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_UNMATCHED = "unmatched"  # one metrics label for every path without a route, so that no client can add labels
 
 
-class RequestRecord:
-    """Gives each request an id (the client's own X-Request-ID where it is sane), then counts and logs its answer."""
+class RequestMiddleware:
+    """Pure ASGI, outermost.
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+    The request id is the client's X-Request-ID if that is at most 128 printable ASCII characters. A POST that would
+    not be admitted is rejected on its headers alone. Whatever happens, the client gets a response within
+    ``request_timeout_s`` of its headers, and one line is logged.
+    """
+
+    def __init__(self, app: ASGIApp, context: AppContext) -> None:
         self.app = app
-        self._telemetry = telemetry
+        self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started_at = time.monotonic()
-        asked = Headers(scope=scope).get("x-request-id", "")
-        request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
-        scope.setdefault("state", {}).update(started_at=started_at)
-        status: int | None = None
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
-            await send(message)
-
+        exchange = _Exchange(scope, receive, send, self._context)
         try:
-            await self.app(scope, receive, send_with_id)
-        except asyncio.CancelledError:  # by the server, where the grace of its shutdown is over
-            if status is None:
-                await service_problem(Unavailable("The service is shutting down."))(scope, receive, send_with_id)
+            await self._run(exchange)
+        except asyncio.CancelledError:  # by the server, when the grace period of its shutdown is over
+            if not exchange.status:
+                await exchange.respond(Unavailable("The service is shutting down."))
             raise
-        except Exception:  # whatever a route failed to foresee is logged whole and answered as a problem
-            if status is not None:
-                raise
-            logger.exception("request %s failed", request_id)
-            await unforeseen_problem()(scope, receive, send_with_id)
+        except Exception as error:
+            if exchange.status:
+                raise  # a response has begun: the server closes the connection
+            if problem_type(error) is None:
+                logger.exception("request %s failed", exchange.request_id)
+            await exchange.respond(error)
         finally:
-            self._record(scope, status or 500, time.monotonic() - started_at, request_id)
+            exchange.record()
 
-    def _record(self, scope: Scope, status: int, lasted_s: float, request_id: str) -> None:
-        route = getattr(scope.get("route"), "path", _UNMATCHED)
-        rejected = scope["state"].get("problem")
-        self._telemetry.on_response(route, status, lasted_s, rejected)
-        access_log.info(
-            "%s %s %d %.1f ms",
-            scope["method"],
-            route,
-            status,
-            1000 * lasted_s,
-            extra={"request_id": request_id, "problem": rejected},
-        )
-
-
-class BodyLimit:
-    """Stops a body at ``max_upload_bytes``, and new ones while all bodies in memory exceed ``max_buffered_bytes``."""
-
-    def __init__(self, app: ASGIApp, max_upload_bytes: int, max_buffered_bytes: int) -> None:
-        self.app = app
-        self._max_upload_bytes = max_upload_bytes
-        self._max_buffered_bytes = max_buffered_bytes
-        self._buffered_bytes = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        length = Headers(scope=scope).get("content-length", "")
-        announced = int(length) if length.isdecimal() and len(length) < 20 else 0
-        received = 0
-
-        async def receive_counted() -> Message:
-            nonlocal received
-            if announced > self._max_upload_bytes:
-                raise self._too_large()
-            message = await receive()
-            size = len(message.get("body", b""))
-            received += size
-            self._buffered_bytes += size
-            if received > self._max_upload_bytes:
-                raise self._too_large()
-            if self._buffered_bytes > self._max_buffered_bytes:
-                raise Overloaded("The service holds all the uploads that its memory has room for.", 1.0)
-            return message
-
+    async def _run(self, exchange: "_Exchange") -> None:
+        service = self._context.service
+        if exchange.scope["method"] == "POST" and service is not None:
+            service.check_admission()
+        timeout_s = self._context.request_timeout_s
         try:
-            await self.app(scope, receive_counted, send)
-        finally:
-            self._buffered_bytes -= received
+            async with asyncio.timeout(timeout_s) as timeout:
+                await self.app(exchange.scope, exchange.receive, exchange.send)
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            raise DeadlineExceeded(f"The request was not completed within {timeout_s:g} s.") from error
 
-    def _too_large(self) -> UploadTooLarge:
-        return UploadTooLarge(f"The request's body is over the limit of {self._max_upload_bytes} bytes.")
+
+class _Exchange:
+    """One request and its response; ``status`` is 0 until the response begins."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, context: AppContext) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.status = 0
+        self.request_id = _request_id(scope)
+        self._started_at = time.monotonic()
+        self._send = send
+        self._context = context
+        scope.setdefault("state", {})
+
+    async def send(self, message: Message) -> None:
+        """Sends a message of the response, with the headers that every response has."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = message.setdefault("headers", [])
+            headers.append((b"x-request-id", self.request_id.encode()))
+            if self._context.service is not None and self._context.service.draining:
+                headers.append((b"connection", b"close"))
+        await self._send(message)
+
+    async def respond(self, error: Exception) -> None:
+        """Sends the problem that ``error`` is."""
+        row = problem_type(error)
+        self.scope["state"]["problem"] = row.type if row else None
+        await problem_response(error)(self.scope, self.receive, self.send)
+
+    def record(self) -> None:
+        """Counts and logs the request."""
+        route = getattr(self.scope.get("route"), "path", _UNMATCHED)
+        status, problem = self.status or 500, self.scope["state"].get("problem")
+        duration_s = time.monotonic() - self._started_at
+        self._context.telemetry.on_response(route, status, duration_s, problem)
+        extra = {"request_id": self.request_id, "problem": problem}
+        access_log.info("%s %s %d %.1f ms", self.scope["method"], route, status, 1000 * duration_s, extra=extra)
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return str(value, "ascii")
+    return secrets.token_hex(16)

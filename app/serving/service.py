@@ -1,156 +1,177 @@
-"""Classifier: upload bytes → labelled top-k; the one use case."""
+"""ClassificationService: encoded image in, most probable classes out; the one use case."""
 
 import asyncio
 import logging
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from time import monotonic
 from typing import Literal
 
 import numpy as np
 
+from app.serving.admission import Admission, Permit
 from app.serving.batcher import DynamicBatcher
-from app.serving.errors import (
-    DeadlineExceeded,
-    InvalidParameter,
-    InvalidRequest,
-    TooManyPixels,
-    Unavailable,
-    UnreadableImage,
-    UnsupportedMediaType,
-)
+from app.serving.decode_pool import DecodePool
+from app.serving.errors import InvalidParameter, Unavailable
 from app.serving.telemetry import Telemetry
-from model import errors
+from model.errors import DeviceLost
 from model.inference.engine import InferenceEngine
+from model.prediction import Prediction, top_predictions
 from model.preprocess import Pixels, load_decoders, preprocess
 
 logger = logging.getLogger(__name__)
 
+Status = Literal["ready", "draining", "failing", "failed"]
 
-@dataclass(frozen=True)
-class LabelledClass:
-    """One class of an answer."""
-
-    label: str
-    class_id: int
-    probability: float
+_FAILING_AFTER = 3  # batches that failed in a row
+_FAILED_AFTER = 10
+_PROBE_INTERVAL_S = 1.0
+_MIN_STALL_S = 30.0
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What the service admits; times in seconds."""
+
+    default_top_k: int
+    max_queue_size: int
+    max_queue_wait_s: float
+    max_queue_delay_s: float
+    max_image_pixels: int
+    decode_threads: int
+    decode_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Classification:
-    """An answer, highest probability first, and where its time went."""
+    """The most probable classes of one image, highest first, and where its time went, in seconds."""
 
-    classes: list[LabelledClass]
+    predictions: list[Prediction]
     decode_s: float
     queue_s: float
     inference_s: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Job:
     pixels: Pixels  # (H, W, 3) uint8
     top_k: int
 
 
-class Classifier:
-    """Decodes uploads on threads of its own, batches them into ``engine`` and names the classes.
+class ClassificationService:
+    """Decodes images on threads, batches them into ``engine`` and labels the result."""
 
-    ``max_queue_size`` bounds what is admitted and not yet in a batch; ``default_top_k`` serves requests that name none.
-    """
-
-    def __init__(
-        self,
-        engine: InferenceEngine,
-        telemetry: Telemetry,
-        *,
-        default_top_k: int,
-        max_queue_size: int,
-        max_queue_delay_s: float,
-        max_image_pixels: int,
-        decode_threads: int,
-    ) -> None:
+    def __init__(self, engine: InferenceEngine, telemetry: Telemetry, limits: Limits) -> None:
         self.engine = engine
         self._telemetry = telemetry
-        self._default_top_k = min(default_top_k, len(engine.model.labels))
-        self._max_image_pixels = max_image_pixels
-        self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
-        self._batcher = DynamicBatcher[_Job, list[tuple[int, float]]](
+        self._default_top_k = min(limits.default_top_k, len(engine.model.labels))
+        self._decoders = DecodePool(
+            partial(preprocess, transform=engine.model.transform, max_image_pixels=limits.max_image_pixels),
+            threads=limits.decode_threads,
+            timeout_s=limits.decode_timeout_s,
+        )
+        self._admission = Admission(
+            max_places=limits.max_queue_size,
+            max_wait_s=limits.max_queue_wait_s,
+            min_places=limits.decode_threads + 2 * engine.concurrency,
+            expected_rate=engine.expected_rate,
+        )
+        self._batcher = DynamicBatcher[_Job, list[Prediction] | None](
             self._run,
             max_batch_size=engine.max_batch_size,
-            max_queue_size=max_queue_size,
-            max_queue_delay_s=max_queue_delay_s,
-            fatal=(errors.DeviceLost,),
-            expected_rate=engine.expected_rate,
+            workers=engine.concurrency,
+            max_queue_delay_s=limits.max_queue_delay_s,
+            stall_after_s=_stall_after_s(engine),
+            fatal=(DeviceLost,),
             on_batch=telemetry.on_batch,
         )
-        telemetry.watch_queue(lambda: self._batcher.queue_length)
-        self._draining = False
-        self._admitted = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        telemetry.watch_images(lambda: self._admission.in_service)
+        self._probe: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begins to serve, in the running event loop."""
         load_decoders()
-        self._batcher.start()
+        self._probe = asyncio.create_task(self._probe_while_failing(), name="engine probe")
 
     @property
-    def status(self) -> Literal["ready", "draining", "failed"]:
-        """Whether a request that comes now would be admitted."""
+    def failure(self) -> str | None:
+        """Why no prediction can be made, or None."""
         if self._batcher.failure is not None:
+            return self._batcher.failure
+        if self._batcher.consecutive_failures >= _FAILING_AFTER:
+            return f"the last {self._batcher.consecutive_failures} batches failed"
+        if self._decoders.stuck_s:
+            return f"every decode thread has been stuck for {self._decoders.stuck_s:.0f} s"
+        return None
+
+    @property
+    def status(self) -> Status:
+        """``failing`` can recover without help, ``failed`` needs a restart."""
+        failures = self._batcher.consecutive_failures
+        if self._batcher.failure is not None or failures >= _FAILED_AFTER or self._decoders.dead:
             return "failed"
-        return "draining" if self._draining else "ready"
+        if self.draining:
+            return "draining"
+        return "ready" if self.failure is None else "failing"
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing is admitted any more."""
+        return self._admission.closed is not None
+
+    def check_admission(self) -> None:
+        """Raises ``Unavailable`` or ``Overloaded`` if a request would be rejected now."""
+        if not self.draining and (failure := self.failure) is not None:
+            raise Unavailable(f"No prediction can be made: {failure}.")
+        self._admission.check()
 
     @contextmanager
-    def admission(self) -> Iterator[None]:
-        """Spans one request from its head to its answer; what is inside when the drain begins is still answered."""
-        if self._draining:
-            raise Unavailable("The service is shutting down.")
-        self._admitted += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._admitted -= 1
-            if not self._admitted:
-                self._idle.set()
+    def admit(self) -> Iterator[Permit]:
+        """Spans one request from its headers to its response. Raises ``Unavailable`` or ``Overloaded``."""
+        self.check_admission()
+        with self._admission.admit() as permit:
+            yield permit
 
-    async def drain(self, grace_s: float) -> None:
-        """Admits nothing more and waits for what was admitted; after ``grace_s``, closes and so refuses the rest."""
-        self._draining = True
-        try:
-            async with asyncio.timeout(grace_s):
-                await self._idle.wait()
-        except TimeoutError:
-            logger.warning("%d requests were not answered within the grace of %.0f s", self._admitted, grace_s)
-            await self.close()
+    async def classify(self, data: bytes, top_k: int | None = None) -> Classification:
+        """The ``top_k`` most probable classes of one encoded image.
 
-    async def close(self) -> None:
-        """Ends the batcher and the threads; what still waits gets ``Unavailable``."""
-        self._draining = True
-        await self._batcher.close()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
-
-    async def classify(self, data: bytes, top_k: int | None, deadline: float) -> Classification:
-        """The ``top_k`` most probable classes of one encoded image, by ``deadline`` (s of ``time.monotonic``).
-
-        Raises the ``ServiceError`` that says what was wrong, before any decoding where the queue is full.
+        Raises ``InvalidParameter``, ``Unavailable`` and the image errors of ``model.errors``.
         """
         top_k = self._check_top_k(top_k)
-        if not data:
-            raise InvalidRequest("The image is empty.")
-        with self._batcher.reserve(deadline) as slot:
-            started_at = time.monotonic()
-            pixels = await self._decode(data, deadline)
-            decode_s = time.monotonic() - started_at
-            answer = await slot.fill(_Job(pixels, top_k), deadline)
-        self._telemetry.on_image(decode_s, answer.queue_s)
-        classes = [LabelledClass(self.engine.model.labels[i], i, p) for i, p in answer.result]
-        if not np.isfinite(classes[0].probability):
-            raise Unavailable("The network gave no finite result for this image.")
-        return Classification(classes, decode_s, answer.queue_s, answer.run_s)
+        started_at = monotonic()
+        try:
+            pixels = await self._decoders.run(data)
+        except MemoryError as error:
+            raise Unavailable("There is not enough memory to decode the image.") from error
+        decode_s = monotonic() - started_at
+        result = await self._batcher.submit(_Job(pixels, top_k))
+        self._admission.note_completed()
+        if result.value is None:
+            raise Unavailable("The network returned a result that is not finite for this image.")
+        self._telemetry.on_image(decode_s, result.queue_s)
+        return Classification(result.value, decode_s, result.queue_s, result.run_s)
+
+    async def drain(self, grace_s: float) -> None:
+        """Admits nothing more and waits for what was admitted; closes after ``grace_s`` seconds."""
+        self._admission.closed = "The service is shutting down."
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._admission.wait_until_idle()
+        except TimeoutError:
+            logger.warning(
+                "%d requests were not completed within the grace period of %.0f s", self._admission.requests, grace_s
+            )
+            self.close()
+
+    def close(self) -> None:
+        """Stops the threads; every request that still waits gets ``Unavailable``."""
+        self._admission.closed = "The service is shutting down."
+        if self._probe is not None:
+            self._probe.cancel()
+        self._batcher.close()
+        self._decoders.close()
 
     def _check_top_k(self, top_k: int | None) -> int:
         if top_k is None:
@@ -159,38 +180,29 @@ class Classifier:
             raise InvalidParameter(f"top_k: {top_k} is not between 1 and {len(self.engine.model.labels)}.")
         return top_k
 
-    async def _decode(self, data: bytes, deadline: float) -> Pixels:
-        upload = [data]  # emptied at the end, as the executor holds on to what it has been given and not yet begun
-        del data
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await asyncio.get_running_loop().run_in_executor(self._decoders, self._preprocess, upload)
-        except asyncio.CancelledError:
-            if self._draining and not _is_cancelled():  # the queue of the decoders was, by close
-                raise Unavailable("The service is shutting down.") from None
-            raise asyncio.CancelledError from None  # the executor holds on to the first one and the frames it passed
-        except TimeoutError as error:
-            raise DeadlineExceeded("The image was not decoded before the request's deadline.") from error
-        except errors.UnsupportedFormat as error:
-            raise UnsupportedMediaType(str(error)) from error
-        except errors.ImageTooLarge as error:
-            raise TooManyPixels(str(error)) from error
-        except errors.InvalidImage as error:
-            raise UnreadableImage(str(error)) from error
-        except MemoryError as error:
-            raise Unavailable("There is not enough memory to decode the image.") from error
-        finally:
-            upload.clear()
+    def _run(self, jobs: Sequence[_Job]) -> list[list[Prediction] | None]:
+        """The predictions of each job; None where the logits are not finite, which fails that image alone."""
+        logits = self.engine.predict([job.pixels for job in jobs])  # (N, num_classes) float32
+        labels = self.engine.model.labels
+        return [
+            top_predictions(row, labels, job.top_k) if np.isfinite(row).all() else None
+            for row, job in zip(logits, jobs, strict=True)
+        ]
 
-    def _preprocess(self, upload: list[bytes]) -> Pixels:
-        return preprocess(upload.pop(), self.engine.model.transform, self._max_image_pixels)
-
-    def _run(self, jobs: Sequence[_Job]) -> list[list[tuple[int, float]]]:
-        top = self.engine.predict([job.pixels for job in jobs], max(job.top_k for job in jobs))
-        rows = zip(top.class_ids.tolist(), top.probabilities.tolist(), jobs, strict=True)
-        return [list(zip(ids, probabilities, strict=True))[: job.top_k] for ids, probabilities, job in rows]
+    async def _probe_while_failing(self) -> None:
+        """Runs a blank image every second while batches fail, so that the service notices when the engine recovers."""
+        blank = np.zeros((self.engine.input_size, self.engine.input_size, 3), np.uint8)
+        while True:
+            await asyncio.sleep(_PROBE_INTERVAL_S)
+            if self._batcher.consecutive_failures >= _FAILING_AFTER and self._batcher.failure is None:
+                try:
+                    await self._batcher.submit(_Job(blank, 1))
+                except Unavailable:
+                    continue
 
 
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+def _stall_after_s(engine: InferenceEngine) -> float:
+    """How long a batch may run before it counts as stalled: twenty times what a full one is expected to take."""
+    if not engine.expected_rate:
+        return 2 * _MIN_STALL_S
+    return max(_MIN_STALL_S, 20.0 * engine.concurrency * engine.max_batch_size / engine.expected_rate)

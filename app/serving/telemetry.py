@@ -1,11 +1,10 @@
-"""What the service tells of itself: Prometheus collectors and log lines."""
+"""Telemetry: the Prometheus collectors of one application."""
 
-import logging
 from collections.abc import Callable
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from pythonjsonlogger.json import JsonFormatter
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -20,35 +19,32 @@ class Telemetry:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
-        self._requests = Counter(
-            "convnext_requests", "Requests by route and status.", ("route", "status"), registry=self._registry
-        )
-        self._rejected = Counter(
-            "convnext_rejected", "Requests refused, by the problem's type.", ("reason",), registry=self._registry
-        )
-        self._latency = self._histogram("request_seconds", "From a request's head to its answer.", ("route",))
+        self._requests = self._counter("requests", "Requests by route and status.", ("route", "status"))
+        self._rejected = self._counter("rejected", "Requests that failed, by problem type.", ("reason",))
+        self._latency = self._histogram("request_seconds", "From a request's headers to its response.", ("route",))
         self._decode = self._histogram("decode_seconds", "One image, from bytes to pixels.")
-        self._queue_wait = self._histogram("queue_wait_seconds", "One image, from decoded to its batch's start.")
+        self._queue_wait = self._histogram("queue_wait_seconds", "One image, from decoded to the start of its batch.")
         self._inference = self._histogram("inference_seconds", "One batch in the engine.")
-        self._batch_size = self._histogram("batch_size", "Images in a batch.", buckets=_SIZES)
-        self._queue_length = Gauge(
-            "convnext_queue_length", "Requests admitted and not yet in a batch.", registry=self._registry
+        self._batch_size = self._histogram("batch_size", "Images per batch.", buckets=_SIZES)
+        self._in_service = Gauge(
+            "convnext_images_in_service", "Images admitted and not yet completed.", registry=self._registry
         )
+        self._dropped_logs = Gauge(
+            "convnext_dropped_log_lines", "Log lines dropped because their reader was slow.", registry=self._registry
+        )
+        # Looking up a child by its labels takes longer than counting.
+        self._requests_child = cache(self._requests.labels)
+        self._latency_child = cache(self._latency.labels)
 
-    def _histogram(
-        self, name: str, text: str, labels: tuple[str, ...] = (), buckets: tuple[float, ...] = _SECONDS
-    ) -> Histogram:
-        return Histogram(f"convnext_{name}", text, labels, buckets=buckets, registry=self._registry)
-
-    def on_response(self, route: str, status: int, lasted_s: float, rejected: str | None) -> None:
-        """Counts one answered request; ``rejected`` is its problem's type."""
-        self._requests.labels(route, str(status)).inc()
-        self._latency.labels(route).observe(lasted_s)
-        if rejected is not None:
-            self._rejected.labels(rejected).inc()
+    def on_response(self, route: str, status: int, duration_s: float, problem: str | None) -> None:
+        """Counts one response; ``problem`` is its problem type."""
+        self._requests_child(route, str(status)).inc()
+        self._latency_child(route).observe(duration_s)
+        if problem is not None:
+            self._rejected.labels(problem).inc()
 
     def on_batch(self, size: int, run_s: float) -> None:
-        """Counts one batch that ran."""
+        """Counts one batch that was run."""
         self._batch_size.observe(size)
         self._inference.observe(run_s)
 
@@ -57,25 +53,22 @@ class Telemetry:
         self._decode.observe(decode_s)
         self._queue_wait.observe(queue_s)
 
-    def watch_queue(self, length: Callable[[], float]) -> None:
-        """Reads the queue's length whenever the metrics are asked for."""
-        self._queue_length.set_function(length)
+    def watch_images(self, count: Callable[[], float]) -> None:
+        """Reads the number of images in the service whenever the metrics are requested."""
+        self._in_service.set_function(count)
+
+    def watch_dropped_logs(self, count: Callable[[], float]) -> None:
+        """Reads the number of dropped log lines whenever the metrics are requested."""
+        self._dropped_logs.set_function(count)
 
     def render(self) -> bytes:
         """All collectors in Prometheus' text format, of type ``CONTENT_TYPE``."""
         return generate_latest(self._registry)
 
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(f"convnext_{name}", text, labels, registry=self._registry)
 
-def configure_logging(log_format: str, log_level: str) -> None:
-    """Sends every log line of the process to stderr, as text or as one JSON object a line."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        JsonFormatter(
-            "{asctime}{levelname}{name}{message}", style="{", rename_fields={"asctime": "time", "levelname": "level"}
-        )
-        if log_format == "json"
-        else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    )
-    logging.basicConfig(handlers=[handler], level=log_level.upper(), force=True)
-    logging.captureWarnings(capture=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    def _histogram(
+        self, name: str, text: str, labels: tuple[str, ...] = (), buckets: tuple[float, ...] = _SECONDS
+    ) -> Histogram:
+        return Histogram(f"convnext_{name}", text, labels, buckets=buckets, registry=self._registry)

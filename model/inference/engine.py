@@ -4,7 +4,6 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -28,14 +27,6 @@ _MEASURE_S = 0.1  # a run that takes longer is measured once
 _DEFAULT_MAX_BATCH_SIZE = {"cpu": 8, "mps": 16, "cuda": 64}
 
 
-@dataclass(frozen=True)
-class TopK:
-    """The classes of each image by falling probability."""
-
-    probabilities: npt.NDArray[np.float32]  # (N, k), of a softmax over all classes
-    class_ids: npt.NDArray[np.int64]  # (N, k)
-
-
 class InferenceEngine:
     """Runs one folded network; not safe for use by several threads at once.
 
@@ -57,6 +48,7 @@ class InferenceEngine:
         threads: int | None = None,
     ) -> None:
         self.model = model
+        self.concurrency = 1
         self.device = _choose_device(device)
         self.dtype = _choose_dtype(precision, self.device)
         self.input_size = model.transform.crop_size
@@ -92,7 +84,7 @@ class InferenceEngine:
         blank = np.zeros((self.input_size, self.input_size, 3), np.uint8)
         for size in self._sizes():
             try:
-                result = self.predict([blank] * size, top_k=1)
+                result = self.predict([blank] * size)
             except torch.OutOfMemoryError as error:
                 if not self.batch_seconds:
                     raise EngineError(f"not even one image fits into the memory of {self.device}") from error
@@ -102,44 +94,41 @@ class InferenceEngine:
             except RuntimeError as error:  # torch.compile where there is no compiler, for one
                 reason = str(error).strip().splitlines()[0]
                 raise EngineError(f"the network does not run on {self.device}, {self.mode}: {reason}") from error
-            if not np.isfinite(result.probabilities).all():
+            if not np.isfinite(result).all():
                 raise EngineError(f"the network gives no finite result in {self.precision}: are its weights whole?")
             self.batch_seconds[size] = self._measure([blank] * size)
         if self._runtime.growth > 1:
             self._plans = _cheapest_runs(self.batch_seconds)
 
-    def predict(self, images: Sequence[Pixels], top_k: int) -> TopK:
-        """Classifies N images of ``(input_size, input_size, 3)`` uint8; N is at most ``max_batch_size``.
+    def predict(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        """Logits ``(N, num_classes)`` of N images ``(input_size, input_size, 3)`` uint8; N is at most ``max_batch_size``.
 
-        Raises ``DeviceLost`` where the device is beyond use.
+        Raises ``DeviceLost`` if the device can no longer be used.
         """
         parts, done = [], 0
         try:
             for size in self._plans[len(images)]:
-                parts.append(self._run(images[done : done + size], size, top_k))
+                parts.append(self._run(images[done : done + size], size))
                 done += size
         except torch.OutOfMemoryError:
             raise
         except torch.AcceleratorError as error:
-            raise DeviceLost(f"{self.device} is beyond use: {error}") from error
-        return TopK(
-            np.concatenate([part.probabilities for part in parts]), np.concatenate([part.class_ids for part in parts])
-        )
+            raise DeviceLost(f"{self.device} is lost: {error}") from error
+        return np.concatenate(parts)
 
-    def _run(self, images: Sequence[Pixels], size: int, top_k: int) -> TopK:
+    def _run(self, images: Sequence[Pixels], size: int) -> npt.NDArray[np.float32]:
         count = len(images)
         batch = np.stack([*images, *[np.zeros_like(images[0])] * (size - count)])  # (size, H, W, 3) uint8
         with torch.inference_mode():
-            probabilities = self._runtime.logits(batch)[:count].float().softmax(dim=1)  # (count, num_classes)
-            values, class_ids = probabilities.topk(min(top_k, self.num_classes), dim=1)  # (count, k), falling
-            return TopK(values.cpu().numpy(), class_ids.cpu().numpy())
+            logits: npt.NDArray[np.float32] = self._runtime.logits(batch)[:count].float().cpu().numpy().copy()
+            return logits
 
     def _measure(self, images: Sequence[Pixels]) -> float:
         """Seconds of one run: of the fastest of three where they are short, as one alone may be disturbed."""
         times: list[float] = []
         while len(times) < 3 and sum(times) < _MEASURE_S:
             started = time.perf_counter()
-            self._run(images, len(images), top_k=1)
+            self._run(images, len(images))
             times.append(time.perf_counter() - started)
         return min(times)
 

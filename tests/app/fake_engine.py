@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
+import numpy.typing as npt
 
 from model import Transform
-from model.inference.engine import TopK
+from model.preprocess import Pixels
 
 WAIT_S = 20  # more than anything takes; only a failing test waits for so long
 
@@ -27,7 +28,7 @@ class FakeEngine:
         )
         self.device, self.precision, self.mode = "cpu", "float32", "eager"
         self.input_size, self.num_classes, self.parameters = 8, 256, 1
-        self.max_batch_size = max_batch_size
+        self.max_batch_size, self.concurrency = max_batch_size, 1
         self.expected_rate = 0.0
         self.batches: list[list[int]] = []
         self.gate = threading.Event()
@@ -35,16 +36,16 @@ class FakeEngine:
         self.failures: list[Exception] = []
         self._entered = threading.Semaphore(0)
 
-    def predict(self, images: Sequence[np.ndarray], top_k: int) -> TopK:
+    def predict(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        """Logits ``(N, 256)`` that fall by log 2 per class, starting at the class of the image."""
         levels = [int(image[0, 0, 0]) for image in images]
         self.batches.append(levels)
         self._entered.release()
         assert self.gate.wait(WAIT_S)
         if self.failures:
             raise self.failures.pop(0)
-        class_ids = (np.array(levels)[:, None] + np.arange(top_k)) % 256
-        probabilities = np.tile(0.5 ** np.arange(1, top_k + 1), (len(levels), 1))
-        return TopK(probabilities.astype(np.float32), class_ids)
+        distance = (np.arange(256) - np.array(levels)[:, None]) % 256
+        return (-np.log(2) * distance).astype(np.float32)
 
     async def entered(self) -> None:
         """Waits for one more run to begin."""

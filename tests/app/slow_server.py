@@ -6,7 +6,7 @@ from pathlib import Path
 
 from app.main import create_app
 from app.server import bind, serve
-from app.serving.telemetry import configure_logging
+from app.serving.logs import configure_logging
 from app.settings import Settings
 from tests.app.fake_engine import FakeEngine
 
@@ -18,15 +18,15 @@ class HeldEngine(FakeEngine):
         super().__init__()
         self._gate_file = gate_file
 
-    def predict(self, images, top_k):
+    def predict(self, images):
         print("running", flush=True)  # noqa: T201 - for the test that listens
         while not self._gate_file.exists():
             time.sleep(0.005)  # between two processes there is no event
-        return super().predict(images, top_k)
+        return super().predict(images)
 
 
 if __name__ == "__main__":
-    configure_logging("text", "info")
+    configure_logging("text", "info", sys.stderr)
     settings = Settings(decode_threads=1, shutdown_grace_s=float(sys.argv[2]))
     with bind("127.0.0.1", 0) as listener:
-        serve(create_app(settings, HeldEngine(Path(sys.argv[1]))), listener, settings.shutdown_grace_s)
+        serve(create_app(settings, HeldEngine(Path(sys.argv[1]))), listener, grace_s=settings.shutdown_grace_s, max_connections=100)

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from app.serving.batcher import Answer, DynamicBatcher
+from app.serving.batcher import BatchResult, DynamicBatcher
 
 WAIT_S = 20
 TICKS = 8  # of the event loop: enough for whatever waits for nothing
@@ -37,21 +37,20 @@ class Squares:
 
 @asynccontextmanager
 async def started(run, **options) -> AsyncIterator[DynamicBatcher[int, int]]:
-    batcher = DynamicBatcher(run, **{"max_batch_size": 4, "max_queue_size": 100} | options)
-    batcher.start()
+    batcher = DynamicBatcher(run, **{"max_batch_size": 4} | options)
     try:
         yield batcher
     finally:
-        await batcher.close()
+        batcher.close()
 
 
-async def ask(batcher, item, deadline_s=WAIT_S) -> Answer[int]:
-    with batcher.reserve() as slot:
-        return await slot.fill(item, time.monotonic() + deadline_s)
+async def ask(batcher, item, timeout_s=WAIT_S) -> BatchResult[int]:
+    async with asyncio.timeout(timeout_s):
+        return await batcher.submit(item)
 
 
-def ask_soon(batcher, *items, deadline_s=WAIT_S) -> list[asyncio.Task]:
-    return [asyncio.ensure_future(ask(batcher, item, deadline_s)) for item in items]
+def ask_soon(batcher, *items, timeout_s=WAIT_S) -> list[asyncio.Task]:
+    return [asyncio.ensure_future(ask(batcher, item, timeout_s)) for item in items]
 
 
 async def ticks() -> None:

@@ -22,7 +22,7 @@ def settings(tiny_path):
 async def test_an_application_loads_warms_up_answers_and_closes(connect, settings, make_photo, encode):
     before = set(threading.enumerate())
     app = create_app(settings)
-    assert app.state.classifier is None  # nothing is built before the start
+    assert app.state.context.service is None  # nothing is built before the start
     async with connect(app) as client:
         answer = (await client.post("/predict?top_k=5", content=encode(make_photo()), headers=PNG)).json()
         described = (await client.get("/model")).json()
@@ -35,7 +35,7 @@ async def test_an_application_loads_warms_up_answers_and_closes(connect, setting
     for thread in set(started) - before:
         thread.join(20)
         assert not thread.is_alive()
-    assert app.state.classifier.status != "ready"
+    assert app.state.context.service.status != "ready"
 
 
 async def test_the_service_answers_what_the_network_says(connect, settings, tiny_model, make_photo, encode):
@@ -82,5 +82,5 @@ def test_labels_may_be_ones_own(settings, tmp_path):
 
 def test_settings_come_from_the_environment_unless_given(monkeypatch):
     monkeypatch.setenv("CONVNEXT_REQUEST_TIMEOUT_S", "7")
-    assert create_app().state.request_timeout_s == 7
-    assert create_app(Settings(request_timeout_s=3)).state.request_timeout_s == 3
+    assert create_app().state.context.request_timeout_s == 7
+    assert create_app(Settings(request_timeout_s=3)).state.context.request_timeout_s == 3

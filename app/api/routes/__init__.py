@@ -1,4 +1,4 @@
-"""HTTP in, HTTP out, nothing else."""
+"""Routes: one file per resource."""
 
 from fastapi import APIRouter, Depends
 
@@ -6,10 +6,10 @@ from app.api.dependencies import require_key
 from app.api.routes import health, metrics, model, page, predict
 
 
-def build_router(*, needs_key: bool) -> APIRouter:
-    """Every route; predictions and the model ask for a key where ``needs_key``."""
+def build_router(*, require_keys: bool) -> APIRouter:
+    """Every route; with ``require_keys``, predictions and the model need an API key."""
     router = APIRouter()
-    guards = [Depends(require_key)] if needs_key else []
+    guards = [Depends(require_key)] if require_keys else []
     router.include_router(predict.router, dependencies=guards)
     router.include_router(model.router, dependencies=guards)
     router.include_router(health.router)

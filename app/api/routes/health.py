@@ -1,38 +1,40 @@
-"""GET /health, /health/live and /health/ready, for orchestration."""
+"""GET /health, /health/ready and /health/live, for orchestration."""
 
 from typing import Any
 
 from fastapi import APIRouter, Response
 
-from app.api.dependencies import ClassifierOrNoneDep
+from app.api.dependencies import ContextDep
 from app.api.schemas import Health, Liveness
 
 router = APIRouter(tags=["health"])
 
-_UNREADY: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Starting, draining or failed."}}
-_DEAD: dict[int | str, dict[str, Any]] = {503: {"model": Liveness, "description": "Beyond use; restart it."}}
+# Any: FastAPI's own type of OpenAPI responses.
+_NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Starting, draining or failed."}}
+_FAILED: dict[int | str, dict[str, Any]] = {503: {"model": Liveness, "description": "Failed; restart the process."}}
 
 
 @router.head("/health", include_in_schema=False)
 @router.head("/health/ready", include_in_schema=False)
-@router.get("/health", summary="Can it answer predictions?", responses=_UNREADY)
-@router.get("/health/ready", summary="Can it answer predictions?", responses=_UNREADY)
-async def ready(response: Response, classifier: ClassifierOrNoneDep) -> Health:
-    """200 only when a prediction would be admitted, else 503; the body says why."""
-    if classifier is None:
+@router.get("/health", summary="Readiness", responses=_NOT_READY)
+@router.get("/health/ready", summary="Readiness", responses=_NOT_READY)
+async def ready(response: Response, context: ContextDep) -> Health:
+    """200 only if the service accepts predictions, else 503."""
+    service = context.service
+    if service is None:
         response.status_code = 503
         return Health(status="starting", model=None, device=None, precision=None)
-    engine, status = classifier.engine, classifier.status
+    engine, status = service.engine, service.status
     if status != "ready":
         response.status_code = 503
     return Health(status=status, model=engine.model.name, device=str(engine.device), precision=engine.precision)
 
 
 @router.head("/health/live", include_in_schema=False)
-@router.get("/health/live", summary="Is the process of use?", responses=_DEAD)
-async def live(response: Response, classifier: ClassifierOrNoneDep) -> Liveness:
-    """503 only when nothing but a restart helps: a lost device, or a batch that does not end."""
-    if classifier is not None and classifier.status == "failed":
+@router.get("/health/live", summary="Liveness", responses=_FAILED)
+async def live(response: Response, context: ContextDep) -> Liveness:
+    """503 only if a restart is the only remedy: a lost device, or a batch or decoder that does not end."""
+    if context.service is not None and context.service.status == "failed":
         response.status_code = 503
         return Liveness(status="failed")
     return Liveness(status="alive")

@@ -2,13 +2,13 @@
 
 from fastapi import APIRouter, Response
 
-from app.api.dependencies import TelemetryDep
+from app.api.dependencies import ContextDep
 from app.serving.telemetry import CONTENT_TYPE
 
 router = APIRouter(tags=["metrics"])
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
-async def metrics(telemetry: TelemetryDep) -> Response:
+async def metrics(context: ContextDep) -> Response:
     """Every collector in Prometheus' text format."""
-    return Response(telemetry.render(), headers={"Content-Type": CONTENT_TYPE})
+    return Response(context.telemetry.render(), headers={"Content-Type": CONTENT_TYPE})

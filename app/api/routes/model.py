@@ -1,20 +1,21 @@
-"""GET /model and /model/labels: what is served."""
+"""GET /model and /model/labels: the model that is served."""
 
 from fastapi import APIRouter
 
-from app.api.dependencies import ClassifierDep
+from app.api.dependencies import ServiceDep
+from app.api.problems import Unauthorized, openapi_responses
 from app.api.schemas import ModelInfo, ModelLabels
-from app.serving.errors import Unauthorized, Unavailable, describe
+from app.serving.errors import Unavailable
 
 router = APIRouter(tags=["model"])
 
-_REFUSALS = describe(Unauthorized, Unavailable)
+_PROBLEMS = openapi_responses(Unauthorized, Unavailable)
 
 
-@router.get("/model", summary="What is served", responses=_REFUSALS)
-async def info(classifier: ClassifierDep) -> ModelInfo:
-    """The network's name, size, licence and hash, and the device, precision and mode chosen at start."""
-    engine = classifier.engine
+@router.get("/model", summary="The model", responses=_PROBLEMS)
+async def info(service: ServiceDep) -> ModelInfo:
+    """The name, size, licence and hash of the network, and the device, precision and mode chosen at start-up."""
+    engine = service.engine
     return ModelInfo(
         name=engine.model.name,
         family=engine.model.family,
@@ -30,7 +31,7 @@ async def info(classifier: ClassifierDep) -> ModelInfo:
     )
 
 
-@router.get("/model/labels", summary="The class names", responses=_REFUSALS)
-async def labels(classifier: ClassifierDep) -> ModelLabels:
+@router.get("/model/labels", summary="The class names", responses=_PROBLEMS)
+async def labels(service: ServiceDep) -> ModelLabels:
     """Every class name, in the order of class_id."""
-    return ModelLabels(labels=list(classifier.engine.model.labels))
+    return ModelLabels(labels=list(service.engine.model.labels))

@@ -1,4 +1,4 @@
-"""GET /: a page to drop a photo on."""
+"""GET /: the web page."""
 
 from pathlib import Path
 
@@ -12,5 +12,5 @@ _PAGE = Path(__file__).parent.parent / "static" / "index.html"
 
 @router.get("/")
 async def page() -> FileResponse:
-    """The web page."""
+    """A page that classifies a photo."""
     return FileResponse(_PAGE)

@@ -65,9 +65,9 @@ async def test_a_stranger_is_refused_before_the_body_is_read(connect, call, prob
 async def test_a_stranger_learns_nothing_of_state_or_parameters(make_app, connect, problem):
     app = make_app(api_keys="one")
     async with connect(app) as client:
-        app.state.classifier, classifier = None, app.state.classifier
+        app.state.context.service, classifier = None, app.state.context.service
         problem(await client.post("/predict?top_k=0", headers=PNG), 401, "unauthorized")
-        app.state.classifier = classifier
+        app.state.context.service = classifier
 
 
 async def test_metrics_the_page_and_the_documentation_are_open(connect):

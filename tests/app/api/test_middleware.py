@@ -110,7 +110,7 @@ async def test_a_client_that_leaves_takes_its_work_with_it(connect, call, engine
 
     engine.gate.clear()
     async with connect() as client:
-        batcher = client.app.state.classifier._batcher
+        batcher = client.app.state.context.service._batcher
         running = asyncio.ensure_future(client.post("/predict", content=grey(0), headers=PNG))
         await engine.entered()
         whole = [{"type": "http.request", "body": grey(1), "more_body": False}]

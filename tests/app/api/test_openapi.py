@@ -132,10 +132,10 @@ async def test_real_answers_are_as_described(make_app, connect, engine, grey, de
             *[await client.get(path) for path in ("/model", "/model/labels", "/metrics")],
             await client.get("/model", headers={"x-api-key": "wrong"}),
         ]
-        app.state.classifier, classifier = None, app.state.classifier
+        app.state.context.service, classifier = None, app.state.context.service
         answers += [await client.get(path) for path in ("/health", "/health/live", "/health/ready", "/model")]
         answers.append(await client.post("/predict", content=grey(1), headers=PNG))
-        app.state.classifier = classifier
+        app.state.context.service = classifier
     for answer in answers:
         operation = described["paths"][answer.request.url.path][answer.request.method.lower()]
         content = operation["responses"][str(answer.status_code)].get("content", {})

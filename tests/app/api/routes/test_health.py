@@ -31,13 +31,13 @@ async def test_ready(connect):
 async def test_starting(make_app, connect):
     app = make_app()
     async with connect(app) as client:
-        app.state.classifier, classifier = None, app.state.classifier
+        app.state.context.service, classifier = None, app.state.context.service
         assert await states(client) == {
             "/health": (503, {"status": "starting"} | NOTHING),
             "/health/ready": (503, {"status": "starting"} | NOTHING),
             "/health/live": (200, {"status": "alive"}),
         }
-        app.state.classifier = classifier
+        app.state.context.service = classifier
 
 
 async def test_draining(connect, engine, grey):
@@ -45,7 +45,7 @@ async def test_draining(connect, engine, grey):
     async with connect() as client:
         running = asyncio.ensure_future(client.post("/predict", content=grey(1), headers=PNG))
         await engine.entered()
-        draining = asyncio.ensure_future(client.app.state.classifier.drain(20))
+        draining = asyncio.ensure_future(client.app.state.context.service.drain(20))
         await ticks()
         assert await states(client) == {
             "/health": (503, {"status": "draining"} | ENGINE),

@@ -56,7 +56,7 @@ async def test_batches_and_the_queue_are_measured(connect, engine, grey, until):
         tasks = [asyncio.ensure_future(client.post("/predict", content=grey(0), headers=PNG))]
         await engine.entered()
         tasks += [asyncio.ensure_future(client.post("/predict", content=grey(v), headers=PNG)) for v in (1, 2, 3)]
-        await until(lambda: len(client.app.state.classifier._batcher._waiting) == 3)
+        await until(lambda: len(client.app.state.context.service._batcher._waiting) == 3)
         assert (await samples(client))["convnext_queue_length",] == 3
         engine.gate.set()
         await asyncio.gather(*tasks)

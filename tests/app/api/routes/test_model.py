@@ -32,6 +32,6 @@ async def test_labels_stand_at_their_class_id(connect):
 async def test_before_the_start_there_is_no_model(make_app, connect, problem, path):
     app = make_app()
     async with connect(app) as client:
-        app.state.classifier, classifier = None, app.state.classifier
+        app.state.context.service, classifier = None, app.state.context.service
         problem(await client.get(path), 503, "unavailable")
-        app.state.classifier = classifier
+        app.state.context.service = classifier

@@ -64,7 +64,7 @@ async def test_requests_share_forward_passes(connect, engine, grey, until):
     async with connect() as client:
         tasks = [asyncio.ensure_future(client.post("/predict", files={"file": grey(v)})) for v in range(64)]
         await engine.entered()
-        batcher = client.app.state.classifier._batcher
+        batcher = client.app.state.context.service._batcher
         await until(lambda: len(batcher._waiting) == 64 - len(engine.batches[0]))
         engine.gate.set()
         answers = await asyncio.gather(*tasks)
@@ -169,7 +169,7 @@ async def test_a_full_queue_says_when_to_come_again(connect, engine, grey, probl
         running = asyncio.ensure_future(client.post("/predict", content=grey(0), headers=PNG))
         await engine.entered()
         waiting = asyncio.ensure_future(client.post("/predict", content=grey(1), headers=PNG))
-        classifier = client.app.state.classifier
+        classifier = client.app.state.context.service
         await until(lambda: classifier._batcher.queue_length == 1)
         response = await client.post("/predict", content=b"not looked at", headers=PNG)
         problem(response, 503, "overloaded")
@@ -195,10 +195,10 @@ async def test_an_answer_later_than_the_deadline_is_none(connect, engine, grey, 
 async def test_before_the_start_and_in_the_drain_it_is_unavailable(make_app, connect, grey, problem):
     app = make_app()
     async with connect(app) as client:
-        classifier, app.state.classifier = app.state.classifier, None
+        classifier, app.state.context.service = app.state.context.service, None
         response = await client.post("/predict", content=grey(1), headers=PNG)
         assert "starting" in problem(response, 503, "unavailable")
-        app.state.classifier = classifier
+        app.state.context.service = classifier
         await classifier.drain(1)
         response = await client.post("/predict", content=grey(1), headers=PNG)
         assert "shutting down" in problem(response, 503, "unavailable")

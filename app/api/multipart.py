@@ -1,0 +1,104 @@
+"""FormFiles: the files of a multipart/form-data body, collected while it is read (RFC 7578)."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from app.api.problems import InvalidRequest
+
+if TYPE_CHECKING:  # the type does not exist at run time
+    from python_multipart.multipart import MultipartCallbacks
+
+
+@dataclass
+class FormFile:
+    """One uploaded file."""
+
+    name: str
+    chunks: list[bytes] = field(default_factory=list)
+
+    @property
+    def content(self) -> bytes:
+        """The file's bytes."""
+        return b"".join(self.chunks)
+
+
+class FormFiles:
+    """Keeps up to ``max_files`` parts named ``field_name``; every other part is an error.
+
+    Part names are decoded as UTF-8, never with a charset that the client chooses. All methods raise ``InvalidRequest``.
+    """
+
+    def __init__(self, content_type: str, field_name: str = "file", max_files: int = 1) -> None:
+        self.files: list[FormFile] = []
+        self._field_name = field_name
+        self._max_files = max_files
+        self._header = (bytearray(), bytearray())  # name and value
+        self._disposition = ""
+        self._ended = False
+        boundary = parse_options_header(content_type)[1].get(b"boundary")
+        if not boundary:
+            raise InvalidRequest("The Content-Type header has no multipart boundary.")
+        callbacks: MultipartCallbacks = {
+            "on_part_begin": self._on_part_begin,
+            "on_header_field": self._on_header_field,
+            "on_header_value": self._on_header_value,
+            "on_header_end": self._on_header_end,
+            "on_headers_finished": self._on_headers_finished,
+            "on_part_data": self._on_part_data,
+            "on_end": self._on_end,
+        }
+        try:
+            self._parser = MultipartParser(boundary, callbacks)
+        except FormParserError as error:
+            raise InvalidRequest(f"The multipart boundary is invalid: {error}") from error
+
+    def write(self, data: bytes) -> None:
+        """Parses the next bytes of the body."""
+        try:
+            self._parser.write(data)
+        except FormParserError as error:
+            raise InvalidRequest(f"The multipart body is malformed: {error}") from error
+
+    def finish(self) -> list[FormFile]:
+        """The files of the whole body."""
+        if not self._ended:
+            raise InvalidRequest("The multipart body is malformed: it ends before its closing boundary.")
+        if not self.files:
+            raise InvalidRequest(f"There is no part named '{self._field_name}'.")
+        return self.files
+
+    def _on_part_begin(self) -> None:
+        self._disposition = ""
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header[0].extend(data[start:end])
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header[1].extend(data[start:end])
+
+    def _on_header_end(self) -> None:
+        name, value = self._header
+        if name.lower() == b"content-disposition":
+            self._disposition = value.decode("latin-1")  # as parse_options_header expects
+        name.clear()
+        value.clear()
+
+    def _on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        name = options.get(b"name", b"").decode("utf-8", "replace")
+        if name != self._field_name:
+            raise InvalidRequest(f"The part {name!r} is not known; the part with the image is '{self._field_name}'.")
+        if b"filename" not in options:
+            raise InvalidRequest(f"The part '{name}' is a text field; it must be a file.")
+        if len(self.files) == self._max_files:
+            raise InvalidRequest(f"There are too many parts named '{name}'; the limit is {self._max_files}.")
+        self.files.append(FormFile(options[b"filename"].decode("utf-8", "replace")))
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self.files[-1].chunks.append(data[start:end])
+
+    def _on_end(self) -> None:
+        self._ended = True

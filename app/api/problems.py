@@ -1,0 +1,145 @@
+"""Exceptions to HTTP responses: status codes, problem+json (RFC 9457), OpenAPI responses, exception handlers."""
+
+import http
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from app.api.schemas import Problem
+from app.serving import errors
+from model.errors import ImageTooLarge, InvalidImage, UnsupportedFormat
+
+MEDIA_TYPE = "application/problem+json"
+UNMATCHED_TYPE = "about:blank"  # RFC 9457: the problem is what the status code says
+
+
+class InvalidRequest(Exception):
+    """The request has no image, or its body is malformed."""
+
+
+class Unauthorized(Exception):
+    """The API key is missing or wrong."""
+
+
+class UploadTooLarge(Exception):
+    """The body exceeds the size limit."""
+
+
+class UnsupportedMediaType(Exception):
+    """The content type is not one of the accepted image formats."""
+
+
+@dataclass(frozen=True)
+class ProblemType:
+    """One row of the error table: what a kind of failure looks like over HTTP."""
+
+    status: int
+    type: str
+    title: str
+    description: str
+
+
+_PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
+    InvalidRequest: ProblemType(400, "invalid-request", "Invalid request", "There is no part named 'file'."),
+    Unauthorized: ProblemType(401, "unauthorized", "Unauthorized", "The API key is missing or wrong."),
+    UploadTooLarge: ProblemType(413, "upload-too-large", "Upload too large", "The body exceeds the limit."),
+    UnsupportedMediaType: ProblemType(
+        415, "unsupported-media-type", "Unsupported media type", "The content type 'text/plain' is not accepted."
+    ),
+    UnsupportedFormat: ProblemType(
+        415, "unsupported-media-type", "Unsupported media type", "The file is not in an accepted image format."
+    ),
+    ImageTooLarge: ProblemType(422, "image-too-large", "Image too large", "The image exceeds the pixel limit."),
+    InvalidImage: ProblemType(422, "invalid-image", "Invalid image", "The JPEG image is truncated."),
+    errors.InvalidParameter: ProblemType(
+        422, "invalid-parameter", "Invalid parameter", "top_k: 0 is not between 1 and 1000."
+    ),
+    errors.Overloaded: ProblemType(503, "overloaded", "Overloaded", "Too many images are waiting."),
+    errors.Unavailable: ProblemType(503, "unavailable", "Unavailable", "The service is shutting down."),
+    errors.DeadlineExceeded: ProblemType(
+        504, "deadline-exceeded", "Deadline exceeded", "The request was not completed within 30 s."
+    ),
+}
+PREDICTION_ERRORS = tuple(_PROBLEM_TYPES)
+"""Everything that a prediction can fail with."""
+
+_UNAVAILABLE_RETRY_AFTER_S = 5
+
+
+def problem_type(error: Exception) -> ProblemType | None:
+    """The row of the error table for ``error``, by its class or the nearest base class."""
+    return next((_PROBLEM_TYPES[cls] for cls in type(error).__mro__ if cls in _PROBLEM_TYPES), None)
+
+
+def problem_response(error: Exception) -> JSONResponse:
+    """The response for ``error``; a 500 that says nothing of the cause for an exception that is not in the table."""
+    row = problem_type(error)
+    if row is None:
+        return build_response(500, UNMATCHED_TYPE, "Internal Server Error", "The service failed on this request.")
+    return build_response(row.status, row.type, row.title, str(error), _headers(error))
+
+
+def build_response(
+    status: int,
+    type: str,  # noqa: A002 - RFC 9457's name
+    title: str,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """One problem+json response."""
+    content = {"type": type, "title": title, "status": status, "detail": detail}
+    return JSONResponse(content, status, dict(headers or {}), MEDIA_TYPE)
+
+
+def openapi_responses(*kinds: type[Exception]) -> dict[int | str, dict[str, Any]]:  # Any: FastAPI's own type
+    """OpenAPI's ``responses``: one entry per status code, with an example for each kind of failure."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        row = _PROBLEM_TYPES[kind]
+        content = {"schema": Problem.model_json_schema(), "examples": {}}
+        entry = responses.setdefault(row.status, {"description": row.title, "content": {MEDIA_TYPE: content}})
+        example = {"type": row.type, "title": row.title, "status": row.status, "detail": row.description}
+        entry["content"][MEDIA_TYPE]["examples"][row.type] = {"value": example}
+    return responses
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Makes every failure of ``app``, its framework's included, a problem+json response."""
+
+    async def on_known_error(request: Request, error: Exception) -> JSONResponse:
+        row = problem_type(error)
+        request.state.problem = row.type if row else UNMATCHED_TYPE
+        return problem_response(error)
+
+    async def on_validation_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class alone
+        details = "; ".join(f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in error.errors())
+        return await on_known_error(request, errors.InvalidParameter(details))
+
+    async def on_http_error(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class alone
+        title = http.HTTPStatus(error.status_code).phrase
+        return build_response(error.status_code, UNMATCHED_TYPE, title, error.detail, error.headers)
+
+    for kind in _PROBLEM_TYPES:
+        app.add_exception_handler(kind, on_known_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    match error:
+        case errors.Overloaded():
+            return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+        case errors.Unavailable():
+            return {"Retry-After": str(_UNAVAILABLE_RETRY_AFTER_S)}
+        case Unauthorized():
+            return {"WWW-Authenticate": "Bearer"}
+        case _:
+            return {}

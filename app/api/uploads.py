@@ -1,0 +1,93 @@
+"""Uploads: the image bytes of a request, read within limits."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from app.api.multipart import FormFiles
+from app.api.problems import InvalidRequest, UnsupportedMediaType, UploadTooLarge
+from app.serving.errors import Overloaded
+
+_MAX_CONTENT_TYPE_LENGTH = 512  # characters; RFC 2046 allows a boundary of 70
+_ACCEPTED = "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff or image/avif"
+
+
+@dataclass
+class UploadLimits:
+    """Limits in bytes for one body and for all bodies in memory."""
+
+    max_upload_bytes: int
+    max_buffered_bytes: int
+    buffered_bytes: int = 0
+
+    @contextmanager
+    def reading(self, request: Request) -> Iterator["BodyReader"]:
+        """Reads one body; what it holds counts towards ``max_buffered_bytes`` until the end of the block."""
+        reader = BodyReader(request, self)
+        try:
+            yield reader
+        finally:
+            self.buffered_bytes -= reader.received_bytes
+
+
+class BodyReader:
+    """The body of one request. Raises ``UploadTooLarge`` or ``Overloaded`` as soon as a limit is exceeded."""
+
+    def __init__(self, request: Request, limits: UploadLimits) -> None:
+        self.received_bytes = 0
+        self._request = request
+        self._limits = limits
+
+    async def image(self) -> bytes:
+        """The encoded image: the multipart part named ``file``, or the body itself.
+
+        Raises ``InvalidRequest``, ``UnsupportedMediaType``, ``UploadTooLarge`` or ``Overloaded``.
+        """
+        content_type = self._request.headers.get("content-type", "")
+        if len(content_type) > _MAX_CONTENT_TYPE_LENGTH:
+            raise InvalidRequest(f"The Content-Type header is longer than {_MAX_CONTENT_TYPE_LENGTH} characters.")
+        image = await self._read(content_type)
+        if not image:
+            raise InvalidRequest("The image is empty.")
+        return image
+
+    async def _read(self, content_type: str) -> bytes:
+        media_type = content_type.partition(";")[0].strip().lower()
+        if media_type == "multipart/form-data":
+            return await self._read_part(content_type)
+        if media_type.startswith("image/") or media_type in ("", "application/octet-stream"):
+            return await self._read_body()
+        raise UnsupportedMediaType(
+            f"The content type {media_type!r} is not accepted: send multipart/form-data with a part named 'file', or"
+            f" the image itself as {_ACCEPTED}."
+        )
+
+    async def _read_body(self) -> bytes:
+        chunks: list[bytes] = []
+        await self._receive(chunks.append)
+        return b"".join(chunks)
+
+    async def _read_part(self, content_type: str) -> bytes:
+        form = FormFiles(content_type)
+        await self._receive(form.write)
+        return form.finish()[0].content
+
+    async def _receive(self, write: Callable[[bytes], object]) -> None:
+        limits = self._limits
+        announced = self._request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced[:20]) > limits.max_upload_bytes:
+            raise self._too_large()
+        async for chunk in self._request.stream():
+            self.received_bytes += len(chunk)
+            limits.buffered_bytes += len(chunk)
+            if self.received_bytes > limits.max_upload_bytes:
+                raise self._too_large()
+            if limits.buffered_bytes > limits.max_buffered_bytes:
+                raise Overloaded("The uploads in progress take all the memory that is set aside for them.", 1.0)
+            if chunk:
+                write(chunk)
+
+    def _too_large(self) -> UploadTooLarge:
+        return UploadTooLarge(f"The body exceeds the limit of {self._limits.max_upload_bytes} bytes.")

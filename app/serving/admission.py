@@ -1,0 +1,141 @@
+"""Admission: how many images may be in the service at a time, so that no request waits longer than it should."""
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from app.serving.errors import Overloaded, Unavailable
+
+_WINDOW_S = 0.25  # of busy time over which one sample of the rate is taken
+_SAMPLE_WEIGHT = 0.3  # of the newest sample in the moving average
+_MAX_RETRY_AFTER_S = 60.0
+
+
+class CompletionRate:
+    """Images per second that the service completes while it is busy; ``expected`` until that is measured."""
+
+    def __init__(self, expected: float) -> None:
+        self.value = expected
+        self._window_started_at: float | None = None
+        self._completed = 0
+
+    def note(self, count: int, now: float, *, busy: bool) -> None:
+        """Counts ``count`` images completed at ``now`` (s); time in which the service was not busy does not count."""
+        if not busy:
+            self._window_started_at = None
+            return
+        if self._window_started_at is None:
+            self._window_started_at, self._completed = now, 0
+            return
+        self._completed += count
+        elapsed_s = now - self._window_started_at
+        if elapsed_s >= _WINDOW_S:
+            self.value += (self._completed / elapsed_s - self.value) * (_SAMPLE_WEIGHT if self.value else 1)
+            self._window_started_at, self._completed = now, 0
+
+
+class Permit:
+    """The places that one admitted request holds. A request that is still uploading may hold none."""
+
+    def __init__(self, admission: "Admission") -> None:
+        self._admission = admission
+        self.places = 0
+
+    def resize(self, places: int) -> None:
+        """Holds ``places`` places from now on, or raises ``Overloaded`` and leaves everything as it was."""
+        if places > self.places:
+            self._admission.check(places - self.places)
+        self._admission.in_service += places - self.places
+        self.places = places
+
+
+class Admission:
+    """Admits a request if its images would be completed within ``max_wait_s`` at the measured rate.
+
+    ``min_places`` images are always admitted, so that a slow phase cannot lower the limit so far that the rate can no
+    longer be measured; ``max_places`` are never exceeded. ``expected_rate`` is in images per second, 0 if unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_places: int,
+        max_wait_s: float,
+        min_places: int = 1,
+        expected_rate: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.in_service = 0  # images admitted and not yet completed
+        self.closed: str | None = None  # why nothing is admitted any more
+        self._max_places = max_places
+        self._max_wait_s = max_wait_s
+        self._min_places = min(min_places, max_places)
+        self._rate = CompletionRate(expected_rate)
+        self._clock = clock
+        self._requests = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._rejected = 0.0  # in about the last second
+        self._rejected_at = 0.0
+
+    @property
+    def requests(self) -> int:
+        """Requests admitted and not yet answered."""
+        return self._requests
+
+    @property
+    def limit(self) -> int:
+        """How many images may be in the service now."""
+        rate = self._rate.value
+        if not rate:
+            return self._max_places
+        return min(self._max_places, max(self._min_places, math.floor(rate * self._max_wait_s)))
+
+    def check(self, places: int = 1) -> None:
+        """Raises ``Unavailable`` or ``Overloaded`` if ``places`` more images would not be admitted."""
+        if self.closed is not None:
+            raise Unavailable(self.closed)
+        if self.in_service + places > self.limit:
+            raise Overloaded(
+                f"{self.in_service} images are waiting, and {places} more would take longer than the limit of"
+                f" {self._max_wait_s:g} s.",
+                self._retry_after_s(),
+            )
+
+    @contextmanager
+    def admit(self, places: int = 1) -> Iterator[Permit]:
+        """Holds ``places`` places for the time of one request. Raises ``Unavailable`` or ``Overloaded``."""
+        permit = Permit(self)
+        permit.resize(places)
+        self._requests += 1
+        self._idle.clear()
+        try:
+            yield permit
+        finally:
+            permit.resize(0)
+            self._requests -= 1
+            if not self._requests:
+                self._idle.set()
+
+    def note_completed(self, count: int = 1) -> None:
+        """Tells the measured rate that ``count`` images have been completed."""
+        self._rate.note(count, self._clock(), busy=self.in_service >= self._min_places)
+
+    async def wait_until_idle(self) -> None:
+        """Waits until every admitted request has ended."""
+        await self._idle.wait()
+
+    def _retry_after_s(self) -> float:
+        """The time that the images waiting take, plus a random share of what the rejected requests would take.
+
+        The random share spreads the retries over the time in which they can be served.
+        """
+        now = self._clock()
+        self._rejected = self._rejected * math.exp(self._rejected_at - now) + 1
+        self._rejected_at = now
+        rate = self._rate.value or self._max_places
+        spread_s = max(1.0, self._rejected / rate)
+        return min(_MAX_RETRY_AFTER_S, self.in_service / rate + random.uniform(0, spread_s))  # noqa: S311 - jitter
