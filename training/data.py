@@ -39,6 +39,7 @@ class Photos(Dataset[tuple[Tensor, int]]):
             return self.transform(image.convert("RGB")), int(self.labels[index])
 
     def subset(self, indices: NDArray[np.int64]) -> "Photos":
+        """Returns the photos at ``indices``."""
         return Photos([self.encoded[index] for index in indices], self.labels[indices], self.transform)
 
 
@@ -80,7 +81,7 @@ def class_labels(data_dir: Path) -> list[str]:
 
 
 def augmentation(recipe: Recipe, phase: Phase) -> v2.Compose:
-    """Returns the random transform of a training photo to a normalized tensor ``(3, input_size, input_size)``."""
+    """Returns the random transform of a training photo to a tensor ``(3, input_size, input_size) uint8``."""
     jitter = recipe.color_jitter
     colors = [v2.ColorJitter(jitter, jitter, jitter), v2.RandomGrayscale(recipe.grayscale)]
     return v2.Compose(
@@ -88,8 +89,13 @@ def augmentation(recipe: Recipe, phase: Phase) -> v2.Compose:
             *([v2.TrivialAugmentWide()] if recipe.trivial_augment else colors),
             v2.RandomResizedCrop(phase.input_size, phase.crop_scale),
             v2.RandomHorizontalFlip(),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            v2.PILToTensor(),
         ]
     )
+
+
+def normalize(images: Tensor) -> Tensor:
+    """Returns ``images (…, 3, H, W) uint8`` as float32 with the mean and standard deviation of ImageNet."""
+    scaled = v2.functional.to_dtype(images, torch.float32, scale=True)
+    normalized: Tensor = v2.functional.normalize(scaled, IMAGENET_MEAN, IMAGENET_STD)
+    return normalized

@@ -24,16 +24,13 @@ def export(trainer: Trainer, held_out: Photos, data_dir: Path, path: Path = SERV
     calibrated. The file's header records the score's top-1 accuracy.
     """
     temperature = fit_temperature(trainer.predict_logits(held_out), torch.from_numpy(held_out.labels))
-    state = {name: weight.cpu() for name, weight in trainer.average.module.state_dict().items()}
+    state = trainer.average.module.state_dict()
     for name in ("head.fc.weight", "head.fc.bias"):
         state[name] = state[name] / temperature
-    state = {name: weight.to(torch.float16) for name, weight in state.items()}
+    state = {name: weight.to("cpu", torch.float16) for name, weight in state.items()}
     recipe, labels = trainer.recipe, tuple(class_labels(data_dir))
-    metadata = {
-        "temperature": f"{temperature:.4f}",
-        "steps": str(int(trainer.average.n_averaged)),
-        "seed": str(recipe.seed),
-    }
+    steps = int(trainer.average.n_averaged)
+    metadata = {"temperature": f"{temperature:.4f}", "steps": str(steps), "seed": str(recipe.seed)}
 
     def save() -> None:
         save_checkpoint(

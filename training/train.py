@@ -15,7 +15,7 @@ from torch import Tensor, distributed, nn
 from training.data import Photos, load_train, split
 from training.evaluate import PRETRAINED, SERVED
 from training.export import TRANSFORM, export
-from training.recipe import RECIPES
+from training.recipe import RECIPES, Recipe
 from training.trainer import CHECKPOINT, Trainer
 
 JOURNAL = "journal.jsonl"
@@ -27,9 +27,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with train-*.npz, val.npz and classes.json")
     parser.add_argument("--recipe", choices=RECIPES, default="cpu")
     parser.add_argument("--epochs", type=int, help="number of epochs (default: that of the recipe)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--workers", type=int, default=2, help="processes that load photos, per training process")
+    parser.add_argument("--workers", type=int, help="processes that load photos (default: one per core, 0 on a CPU)")
     parser.add_argument("--compile", action="store_true", help="compile the network with torch.compile")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/train"), help="folder for checkpoint and journal")
     parser.add_argument("--output", type=Path, default=PRETRAINED, help="folder for the served checkpoint and the plot")
@@ -44,6 +44,11 @@ def join_process_group(device: str) -> torch.device:
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     return torch.device(device)
+
+
+def default_workers(device: torch.device) -> int:
+    """Returns the number of loader processes; on a CPU they would take the cores from the training itself."""
+    return 0 if device.type == "cpu" else torch.get_num_threads()
 
 
 def train(trainer: Trainer, held_out: Photos, run_dir: Path) -> None:
@@ -76,7 +81,8 @@ def main() -> None:
     recipe = RECIPES[arguments.recipe]
     recipe = replace(recipe, epochs=arguments.epochs or recipe.epochs, seed=arguments.seed)
     photos, held_out = split(load_train(arguments.data, TRANSFORM), recipe.held_out_per_class, recipe.seed)
-    trainer = Trainer(recipe, photos, device, workers=arguments.workers, compiled=arguments.compile)
+    workers = arguments.workers if arguments.workers is not None else default_workers(device)
+    trainer = Trainer(recipe, photos, device, workers=workers, compiled=arguments.compile)
     arguments.run_dir.mkdir(parents=True, exist_ok=True)
     if (arguments.run_dir / CHECKPOINT).exists():
         trainer.load(arguments.run_dir / CHECKPOINT)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torchvision.transforms import v2
 
 from model.convnext import Block, ConvNeXt
-from training.data import Photos, augmentation
+from training.data import Photos, augmentation, normalize
 from training.depthwise import use_fast_depthwise
 from training.precision import computes_bfloat16
 from training.recipe import Recipe
@@ -109,16 +109,12 @@ class Trainer:
         for step, (images, labels) in enumerate(loader, self.epoch * len(loader)):
             lr = self.recipe.learning_rate(step, self.recipe.epochs * len(loader))
             images, targets = self._cutmix(images.to(self.device), labels.to(self.device))
-            loss += self._step(images, targets, lr)
+            loss += self._step(normalize(images).contiguous(memory_format=torch.channels_last), targets, lr)
         self.epoch += 1
-        photos_per_s = len(loader) * self.recipe.batch_size / (time.perf_counter() - start)
-        return {
-            "epoch": self.epoch,
-            "step": self.epoch * len(loader),
-            "lr": lr,
-            "loss": float(loss) / len(loader),
-            "photos_per_s": photos_per_s,
-        }
+        mean_loss, seconds = float(loss) / len(loader), time.perf_counter() - start
+        photos_per_s = len(loader) * self.recipe.batch_size / seconds
+        progress = {"epoch": self.epoch, "step": self.epoch * len(loader), "lr": lr}
+        return progress | {"loss": mean_loss, "photos_per_s": photos_per_s}
 
     def _loader(self) -> DataLoader[tuple[Tensor, int]]:
         photos = replace(self._photos, transform=augmentation(self.recipe, self.recipe.phase_at(self.epoch)))
@@ -140,7 +136,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = lr
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-            logits = self._forward(images.contiguous(memory_format=torch.channels_last))
+            logits = self._forward(images)
         loss = nn.functional.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.max_grad_norm)
@@ -160,9 +156,7 @@ class Trainer:
             "recipe": asdict(self.recipe),
             "epoch": self.epoch,
             "journal": self.journal,
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "parts": [part.state_dict() for part in self._parts()],
         }
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
@@ -174,10 +168,11 @@ class Trainer:
         if state["recipe"] != asdict(self.recipe):
             raise ValueError(f"{path} was written with a different recipe: {state['recipe']}")
         self.epoch, self.journal = state["epoch"], state["journal"]
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        for part, saved in zip(self._parts(), state["parts"], strict=True):
+            part.load_state_dict(saved)
+
+    def _parts(self) -> list[nn.Module | torch.optim.Optimizer]:
+        return [self.network, self.average, *self.optimizers]
 
 
 @torch.inference_mode()

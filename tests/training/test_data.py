@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from tests.training.conftest import make_images, make_labels
-from training.data import Photos, augmentation, class_labels, load_train, split
+from training.data import Photos, augmentation, class_labels, load_train, normalize, split
 from training.export import TRANSFORM
 from training.recipe import Phase, Recipe
 
@@ -20,14 +21,21 @@ def test_load_train_returns_the_photos_of_all_archives(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("trivial_augment", [False, True])
-def test_augmentation_returns_a_random_normalized_tensor(photos: Photos, recipe: Recipe, trivial_augment: bool) -> None:
+def test_augmentation_returns_a_random_tensor_of_the_input_size(
+    photos: Photos, recipe: Recipe, trivial_augment: bool
+) -> None:
     transform = augmentation(replace(recipe, trivial_augment=trivial_augment), Phase(1.0, 96, (0.35, 1.0)))
     augmented = replace(photos, transform=transform)
     first, second = augmented[0][0], augmented[0][0]
     assert first.shape == (3, 96, 96)
-    assert first.dtype == torch.float32
-    assert -2.2 < first.min() < 0 < first.max() < 2.7
+    assert first.dtype == torch.uint8
     assert not torch.equal(first, second)
+
+
+def test_normalize_matches_the_served_transform() -> None:
+    image = Image.fromarray(make_images(1)[0])
+    served = replace(TRANSFORM, resize_size=64, crop_size=64)  # changes no pixel
+    torch.testing.assert_close(normalize(functional.pil_to_tensor(image)), served(image))
 
 
 def numbered(labels: list[int]) -> Photos:

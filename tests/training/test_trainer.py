@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import distributed
 from torch.multiprocessing.spawn import start_processes
+from torchvision.transforms import v2
 
 from model.convnext import Block
-from training.data import Photos, augmentation
+from training.data import Photos, augmentation, normalize
 from training.recipe import Phase, Recipe
 from training.trainer import Trainer, build_network, build_optimizers, predict_logits
 
@@ -57,7 +58,8 @@ def test_training_memorizes_the_photos(recipe: Recipe, photos: Photos) -> None:
     trainer = Trainer(plain, photos, CPU)
     for _ in range(plain.epochs):
         trainer.train_epoch()
-    logits = predict_logits(trainer.network.eval(), replace(photos, transform=augmentation(plain, phase)), CPU)
+    transform = v2.Compose([augmentation(plain, phase), normalize])
+    logits = predict_logits(trainer.network.eval(), replace(photos, transform=transform), CPU)
     assert logits.shape == (24, 4)
     assert logits.argmax(1).tolist() == photos.labels.tolist()
 
