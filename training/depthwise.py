@@ -1,7 +1,8 @@
 """A depthwise convolution with a fast weight gradient for CPUs that compute bfloat16 natively.
 
-torch has no fast CPU kernel for this gradient. On two cores of an AMD EPYC with AVX-512 BF16, a whole training step of
-the embedded network (batch 128, bfloat16) is 1.2 to 1.35 times as fast with this module.
+torch has no fast CPU kernel for this gradient. On an AMD EPYC with AVX-512 BF16, the forward and backward pass of the
+embedded network (128 photos, bfloat16, one or two threads) is 1.3 times as fast with this module at 96 pixels and 1.2
+times as fast at 128.
 """
 
 from typing import Any
