@@ -2,6 +2,7 @@
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
+RECIPE ?= cpu
 VENV := .venv
 UV := uv==0.13.9
 INSTALL := $(VENV)/bin/uv pip install --quiet --python $(VENV) --constraint constraints.txt --editable .
@@ -31,8 +32,8 @@ bench: $(VENV)/developed  ## Measure the engine, preprocessing and the service; 
 	$(VENV)/bin/python -m benchmarks.service
 	$(VENV)/bin/python -m benchmarks.plots
 
-train: $(VENV)/developed  ## Make the embedded model anew from Tiny ImageNet-200 in DATA.
-	$(VENV)/bin/python -m training.train --data $(DATA)
+train: $(VENV)/developed  ## Train the embedded model on Tiny ImageNet-200 in DATA with RECIPE (cpu or gpu).
+	$(VENV)/bin/python -m training.train --data $(DATA) --recipe $(RECIPE)
 
 lock: $(VENV)/bin/uv  ## Pin the newest versions that pyproject.toml allows.
 	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev --group training \
