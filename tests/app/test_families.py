@@ -85,4 +85,4 @@ def test_one_prediction(family, resize, tmp_path, make_photo, encode):
         pixels = F.pil_to_tensor(F.center_crop(F.resize(photo, *resize), 224))
         logits = network(prepare(F.to_dtype(pixels, torch.float32, scale=True))[None])
     expected = getattr(logits, "logits", logits).softmax(1)[0].tolist()
-    assert [found[label] for label in LABELS] == pytest.approx(expected, abs=1e-5)
+    assert [found[label] for label in LABELS] == pytest.approx(expected, abs=1e-4)  # their resize is Pillow's

@@ -18,6 +18,7 @@ from transformers.models.convnext.image_processing_pil_convnext import ConvNextI
 
 from model import load_model
 from model.errors import CheckpointError, CheckpointMismatch
+from tests.model.pixels import assert_close_to_pillow
 
 TOLERANCE = 1e-4
 CLASSES = {1: (ConvNextConfig, ConvNextForImageClassification), 2: (ConvNextV2Config, ConvNextV2ForImageClassification)}
@@ -85,7 +86,7 @@ class TestPixels:
     def test_those_of_the_processor_on_pillow(self, tmp_path, texture, settings):
         processor = ConvNextImageProcessorPil(**settings)
         expected = processor(texture, return_tensors="pt")["pixel_values"][0]
-        assert levels(self.found(tmp_path, processor, texture), expected, processor).max() < 0.01
+        assert_close_to_pillow(self.found(tmp_path, processor, texture), expected, processor.image_std)
 
     def test_those_of_the_processor_on_torchvision(self, tmp_path, texture, settings, resample):
         """It resizes a tensor in one pass, where Pillow rounds between two; bicubic overshoots make that two levels."""
@@ -99,14 +100,17 @@ class TestPixels:
         noise = np.random.default_rng(0).integers(0, 256, (61, 90, 3), dtype=np.uint8)
         processor = ConvNextImageProcessorPil(**settings)
         expected = processor(Image.fromarray(noise), return_tensors="pt")["pixel_values"][0]
-        assert levels(self.found(tmp_path, processor, Image.fromarray(noise)), expected, processor).max() < 0.01
+        difference = levels(self.found(tmp_path, processor, Image.fromarray(noise)), expected, processor)
+        assert difference.max() < 3.5  # a crop that is shifted by a pixel differs by 40 levels on average
+        assert difference.mean() < 0.5
 
 
 def test_the_processors_own_defaults_fill_what_it_does_not_say(tmp_path, texture):
     build().save_pretrained(tmp_path / "mine")
     (tmp_path / "mine" / "preprocessor_config.json").write_text('{"image_processor_type": "ConvNextImageProcessor"}')
     expected = ConvNextImageProcessorPil()(texture, return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(load_model(tmp_path / "mine").transform(texture), expected)
+    transform = load_model(tmp_path / "mine").transform
+    assert_close_to_pillow(transform(texture), expected, transform.std)
 
 
 def test_without_a_processor_the_assumption_is_said(tmp_path):
