@@ -4,6 +4,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 IMAGE ?= convnext-serve
 TORCH_BACKEND ?= cpu
+RECIPE ?= cpu
 VENV := .venv
 UV := uv==0.13.9
 INSTALL := $(VENV)/bin/uv pip install --quiet --python $(VENV) --constraint constraints.txt --editable .
@@ -39,8 +40,8 @@ bench: $(VENV)/developed  ## Run the benchmarks and redraw the plots in docs/ben
 	$(VENV)/bin/python -m benchmarks.service
 	$(VENV)/bin/python -m benchmarks.plots
 
-train: $(VENV)/developed  ## Train the embedded model on Tiny ImageNet-200 in the folder DATA.
-	$(VENV)/bin/python -m training.train --data $(DATA)
+train: $(VENV)/developed  ## Train the embedded model on Tiny ImageNet-200 in the folder DATA with RECIPE (cpu or gpu).
+	$(VENV)/bin/python -m training.train --data $(DATA) --recipe $(RECIPE)
 
 image:  ## Build the container image IMAGE:version for TORCH_BACKEND.
 	version=$$(sed -nE 's/^version = "(.*)"/\1/p' pyproject.toml) && docker build --tag "$(IMAGE):$$version" \

@@ -89,7 +89,7 @@ class Server(uvicorn.Server):
     async def _linger(self) -> None:
         """Lets clients that keep connections open learn from a last response (``Connection: close``) to leave."""
         deadline = time.monotonic() + _LINGER_S
-        while self.server_state.connections and time.monotonic() < deadline:
+        while self.server_state.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - uvicorn has no event
             await asyncio.sleep(0.02)
 
 

@@ -116,8 +116,17 @@ class DynamicBatcher(Generic[Item, Result]):
         while self._free_workers and self._waiting:
             if self._max_queue_delay_s and self._wait_for_more():
                 return
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch_size))]
-            self._start(batch)
+            if batch := self._take():
+                self._start(batch)
+
+    def _take(self) -> list[_Entry[Item, Result]]:
+        """The next batch, oldest first, without cancelled items."""
+        batch: list[_Entry[Item, Result]] = []
+        while self._waiting and len(batch) < self._max_batch_size:
+            entry = self._waiting.popleft()
+            if not entry.future.done():
+                batch.append(entry)
+        return batch
 
     def _wait_for_more(self) -> bool:
         """Whether the next batch is not full and its oldest item may still wait; if so, sets the timer."""
@@ -150,6 +159,8 @@ class DynamicBatcher(Generic[Item, Result]):
 
     def _deliver(self, batch: list[_Entry[Item, Result]], results: Sequence[Result], started_at: float) -> None:
         run_s = time.monotonic() - started_at
+        if len(results) != len(batch):
+            raise ValueError(f"{len(results)} results for {len(batch)} items")
         for entry, result in zip(batch, results, strict=True):
             if not entry.future.done():
                 queue_s = started_at - entry.queued_at

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from app.serving.errors import Unavailable
 from model.errors import InvalidImage
 from model.preprocess import Pixels
 
@@ -21,18 +22,18 @@ class DecodePool:
         self._decode = decode
         self._threads = threads
         self._timeout_s = timeout_s
+        self._closed = False
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._free = asyncio.Semaphore(threads)
         self._started_at: dict[asyncio.Future[Pixels], float] = {}
 
     async def run(self, data: bytes) -> Pixels:
-        """Returns ``decode(data)``. Raises what it raises, and ``InvalidImage`` if it takes too long."""
+        """Returns ``decode(data)``. Raises ``InvalidImage`` if it takes too long, ``Unavailable`` if closed."""
         await self._free.acquire()  # released when the thread is done, not when the caller is cancelled
-        try:
-            future = asyncio.get_running_loop().run_in_executor(self._executor, self._decode, data)
-        except BaseException:
+        if self._closed:
             self._free.release()
-            raise
+            raise Unavailable("The service is shutting down.")
+        future = asyncio.get_running_loop().run_in_executor(self._executor, self._decode, data)
         self._started_at[future] = time.monotonic()
         future.add_done_callback(self._on_done)
         try:
@@ -55,7 +56,8 @@ class DecodePool:
         return self.stuck_s > _DEAD_AFTER * self._timeout_s
 
     def close(self) -> None:
-        """Stops the threads once they have returned; does not wait for them."""
+        """Stops the threads once they have returned; what waits for one gets ``Unavailable``. Does not wait."""
+        self._closed = True
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _on_done(self, future: asyncio.Future[Pixels]) -> None:

@@ -66,5 +66,6 @@ def configure_logging(log_format: str, log_level: str, stream: IO[str]) -> Queue
     handler = QueuedHandler(stream, formatter)
     logging.basicConfig(handlers=[handler], level=log_level.upper(), force=True)
     logging.captureWarnings(capture=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for library in ("httpx", "uvicorn"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     return handler

@@ -27,7 +27,6 @@ Status = Literal["ready", "draining", "failing", "failed"]
 
 _FAILING_AFTER = 3  # batches that failed in a row
 _FAILED_AFTER = 10
-_PROBE_INTERVAL_S = 1.0
 _MIN_STALL_S = 30.0
 
 
@@ -42,6 +41,7 @@ class Limits:
     max_image_pixels: int
     decode_threads: int
     decode_timeout_s: float
+    probe_interval_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,8 @@ class ClassificationService:
             fatal=(DeviceLost,),
             on_batch=telemetry.on_batch,
         )
-        telemetry.watch_images(lambda: self._admission.in_service)
+        telemetry.watch_images(lambda: self.images_in_service)
+        self._probe_interval_s = limits.probe_interval_s
         self._probe: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -115,6 +116,16 @@ class ClassificationService:
         if self.draining:
             return "draining"
         return "ready" if self.failure is None else "failing"
+
+    @property
+    def images_in_service(self) -> int:
+        """Images admitted and not yet completed."""
+        return self._admission.in_service
+
+    @property
+    def queue_length(self) -> int:
+        """Decoded images that wait for a batch."""
+        return self._batcher.queue_length
 
     @property
     def draining(self) -> bool:
@@ -193,7 +204,7 @@ class ClassificationService:
         """Runs a blank image every second while batches fail, so that the service notices when the engine recovers."""
         blank = np.zeros((self.engine.input_size, self.engine.input_size, 3), np.uint8)
         while True:
-            await asyncio.sleep(_PROBE_INTERVAL_S)
+            await asyncio.sleep(self._probe_interval_s)
             if self._batcher.consecutive_failures >= _FAILING_AFTER and self._batcher.failure is None:
                 try:
                     await self._batcher.submit(_Job(blank, 1))

@@ -1,4 +1,4 @@
-"""The service on an engine that a test holds in its hand."""
+"""The service on a fake engine."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,7 +13,7 @@ from PIL import Image
 from app.main import create_app
 from app.settings import Settings
 from tests.app.fake_engine import WAIT_S, FakeEngine
-from tests.app.squares import Squares
+from tests.app.serving.squares import Squares
 
 
 @pytest.fixture

@@ -29,4 +29,5 @@ if __name__ == "__main__":
     configure_logging("text", "info", sys.stderr)
     settings = Settings(decode_threads=1, shutdown_grace_s=float(sys.argv[2]))
     with bind("127.0.0.1", 0) as listener:
-        serve(create_app(settings, HeldEngine(Path(sys.argv[1]))), listener, grace_s=settings.shutdown_grace_s, max_connections=100)
+        app = create_app(settings, HeldEngine(Path(sys.argv[1])))
+        serve(app, listener, grace_s=settings.shutdown_grace_s, max_connections=100)

@@ -86,7 +86,7 @@ def test_sigterm_lets_what_was_accepted_be_answered(tmp_path, grey):
             answers = [pool.submit(httpx.post, f"{url}/predict", content=grey(7), headers=PNG, timeout=WAIT_S)]
             process.wait_for("running")
             answers.append(pool.submit(httpx.post, f"{url}/predict", content=grey(8), headers=PNG, timeout=WAIT_S))
-            while "convnext_queue_length 1.0" not in client.get(f"{url}/metrics").text:
+            while "convnext_images_in_service 2.0" not in client.get(f"{url}/metrics").text:
                 pass
             process.popen.send_signal(signal.SIGTERM)
             process.wait_for("draining")
@@ -113,8 +113,8 @@ def test_after_the_grace_a_run_that_does_not_end_keeps_nobody(tmp_path, grey):
         answer = pool.submit(httpx.post, f"{url}/predict", content=grey(7), headers=PNG, timeout=WAIT_S)
         process.wait_for("running")
         process.popen.send_signal(signal.SIGTERM)
-        process.wait_for("1 requests were not answered within the grace")
-        process.wait_for("ends though engine_0 did not")
+        process.wait_for("1 requests were not completed within the grace")
+        process.wait_for("engine_0 did not stop")
         assert answer.result(WAIT_S).json()["type"] == "unavailable"
         assert process.popen.wait(WAIT_S / 2) == 0
 
@@ -136,7 +136,7 @@ def test_an_application_that_does_not_start_is_an_error(make_app, engine):
     app = make_app(max_queue_size=1)
     engine.model.labels = None  # the lifespan stumbles over it
     with bind("127.0.0.1", 0) as listener, pytest.raises(SystemExit) as caught:
-        serve(app, listener, 1.0)
+        serve(app, listener, grace_s=1.0, max_connections=10)
     assert caught.value.code not in (0, None)
 
 

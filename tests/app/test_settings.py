@@ -104,6 +104,26 @@ def test_keys_are_split_by_commas_and_kept_secret(monkeypatch, text):
     assert "one" not in repr(settings).replace("None", "")
 
 
-@pytest.mark.parametrize("text", ["", " ", ","])
-def test_no_keys_are_no_keys(text):
+@pytest.mark.parametrize("text", ["", " "])
+def test_empty_api_keys_count_as_not_set(text: str) -> None:
     assert Settings(api_keys=text).api_keys == frozenset()
+
+
+@pytest.mark.parametrize("text", [",", " , ", ",,"])
+def test_rejects_api_keys_that_consist_of_commas(text: str) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        Settings(api_keys=text)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"max_buffered_bytes": 10, "max_upload_bytes": 11},
+        {"max_queue_size": 7, "max_batch_size": 8},
+        {"request_timeout_s": float("inf")},
+        {"shutdown_grace_s": 1e9},
+    ],
+)
+def test_rejects_contradictory_and_absurd_values(values: dict[str, float]) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        Settings(**values)

@@ -86,7 +86,7 @@ async def test_all_bodies_together_have_a_limit_too(connect, call, grey, problem
         await disconnected.wait()
         return {"type": "http.disconnect"}
 
-    async with connect(max_buffered_bytes=1500) as client:
+    async with connect(max_buffered_bytes=1500, max_upload_bytes=1500) as client:
         first = asyncio.ensure_future(call(client.app, parts(b"a" * 1400, then=leave), headers=PNG))
         await arrived.wait()
         refused = as_response(await call(client.app, parts(b"a" * 200), headers=PNG))
@@ -110,15 +110,15 @@ async def test_a_client_that_leaves_takes_its_work_with_it(connect, call, engine
 
     engine.gate.clear()
     async with connect() as client:
-        batcher = client.app.state.context.service._batcher
+        service = client.app.state.context.service
         running = asyncio.ensure_future(client.post("/predict", content=grey(0), headers=PNG))
         await engine.entered()
         whole = [{"type": "http.request", "body": grey(1), "more_body": False}]
         leaving = asyncio.ensure_future(call(client.app, lambda: upload_and_leave(whole), headers=PNG))
-        await until(lambda: batcher._waiting)  # decoded, and in the queue
+        await until(lambda: service.queue_length)  # decoded, and in the queue
         left.set()
         assert (await leaving)[0] == 499
-        await until(lambda: batcher.queue_length == 0)
+        await until(lambda: service.queue_length == 0)
         engine.gate.set()
         assert (await running).status_code == 200
         assert (await client.post("/predict", content=grey(3), headers=PNG)).status_code == 200

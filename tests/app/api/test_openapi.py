@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.serving import errors
+from app.api.problems import PREDICTION_ERRORS, problem_type
+from app.serving.errors import Overloaded
 
 pytestmark = pytest.mark.anyio
 
@@ -112,8 +113,8 @@ def test_each_kind_of_refusal_has_an_example(described):
             assert conforms(example["value"], schema, described)
             assert str(example["value"]["status"]) == status
             examples[name] = status
-    kinds = errors.ServiceError.__subclasses__() + errors.UnreadableImage.__subclasses__()
-    assert examples == {kind.type: str(kind.status) for kind in kinds}
+    rows = [problem_type(kind("", 1.0) if kind is Overloaded else kind()) for kind in PREDICTION_ERRORS]
+    assert examples == {row.type: str(row.status) for row in rows}
 
 
 async def test_real_answers_are_as_described(make_app, connect, engine, grey, described):

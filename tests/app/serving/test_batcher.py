@@ -1,208 +1,297 @@
-"""What a batch is made of, who gets which answer, and what happens when a run fails."""
+"""Which items form a batch, and which result each of them gets."""
 
 import asyncio
+import random
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from app.serving.batcher import DynamicBatcher
-from app.serving.errors import Overloaded, Unavailable
-from tests.app.squares import WAIT_S, ask, ask_soon, started, ticks
+from app.serving.errors import Unavailable
+from tests.app.serving.squares import WAIT_S, Batcher, Squares, running, submit, ticks
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_lone_item_runs_at_once(squares):
+async def test_a_single_item_runs_at_once(squares: Squares) -> None:
     squares.gate.clear()
-    async with started(squares, max_batch_size=64) as batcher:
-        [task] = ask_soon(batcher, 3)
-        await ticks()
-        assert batcher.queue_length == 0  # no longer waits: it runs
-        await squares.entered()
+    with running(squares, max_batch_size=64) as batcher:
+        [task] = submit(batcher, 3)
+        await squares.batch_started()
+        assert batcher.queue_length == 0
         squares.gate.set()
-        answer = await task
-        assert (answer.result, answer.batch_size) == (9, 1)
+        result = await task
+        assert (result.value, result.batch_size) == (9, 1)
 
 
-async def test_what_arrives_during_a_run_is_the_next_batch_oldest_first(squares):
+async def test_items_that_arrive_during_a_batch_form_the_next_ones_in_order(squares: Squares) -> None:
     squares.gate.clear()
-    async with started(squares) as batcher:
-        first = ask_soon(batcher, 0)
-        await squares.entered()
-        others = ask_soon(batcher, *range(1, 11))
+    with running(squares) as batcher:
+        first = submit(batcher, 0)
+        await squares.batch_started()
+        others = submit(batcher, *range(1, 11))
         await ticks()
         assert batcher.queue_length == 10
         squares.gate.set()
-        answers = await asyncio.gather(*first, *others)
+        results = await asyncio.gather(*first, *others)
     assert squares.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
-    assert [answer.result for answer in answers] == [item * item for item in range(11)]
-    assert [answer.batch_size for answer in answers] == [1, *[4] * 8, 2, 2]
+    assert [result.value for result in results] == [item * item for item in range(11)]
+    assert [result.batch_size for result in results] == [1, *[4] * 8, 2, 2]
 
 
-async def test_answers_say_where_the_time_went(squares):
+async def test_two_workers_run_two_batches_at_the_same_time(squares: Squares) -> None:
     squares.gate.clear()
-    async with started(squares) as batcher:
-        [first] = ask_soon(batcher, 1)
-        await squares.entered()
-        [second] = ask_soon(batcher, 2)
+    with running(squares, workers=2) as batcher:
+        tasks = submit(batcher, 1)
+        await squares.batch_started()
+        tasks += submit(batcher, 2)
+        await squares.batch_started()
+        tasks += submit(batcher, 3, 4)
         await ticks()
-        asked_at = time.monotonic()
+        assert (batcher.queue_length, squares.batches) == (2, [[1], [2]])
         squares.gate.set()
-        first_answer, second_answer = await first, await second
-        lasted_s = time.monotonic() - asked_at
-    assert first_answer.queue_s >= 0
-    assert second_answer.queue_s > 0
-    assert second_answer.queue_s <= first_answer.run_s + lasted_s
-    assert 0 < second_answer.run_s <= lasted_s
+        assert [(await task).value for task in tasks] == [1, 4, 9, 16]
 
 
-async def test_an_exception_reaches_every_waiter_of_its_batch_and_no_other(squares):
-    squares.fails = {2: ArithmeticError("no square of 2")}
+async def test_results_say_where_the_time_went(squares: Squares) -> None:
     squares.gate.clear()
-    async with started(squares) as batcher:
-        first = ask_soon(batcher, 0)
-        await squares.entered()
-        batch, following = ask_soon(batcher, 1, 2, 3, 4), ask_soon(batcher, 5)
+    with running(squares) as batcher:
+        [first] = submit(batcher, 1)
+        await squares.batch_started()
+        [second] = submit(batcher, 2)
+        await ticks()
+        opened_at = time.monotonic()
+        squares.gate.set()
+        first_result, second_result = await first, await second
+        elapsed_s = time.monotonic() - opened_at
+    assert first_result.queue_s >= 0
+    assert 0 < second_result.queue_s <= first_result.run_s + elapsed_s
+    assert 0 < second_result.run_s <= elapsed_s
+
+
+async def test_an_exception_reaches_every_item_of_its_batch_and_no_other(squares: Squares) -> None:
+    squares.failures = {2: ArithmeticError("no square of 2")}
+    squares.gate.clear()
+    with running(squares) as batcher:
+        first = submit(batcher, 0)
+        await squares.batch_started()
+        batch, following = submit(batcher, 1, 2, 3, 4), submit(batcher, 5)
         await ticks()
         squares.gate.set()
         errors = await asyncio.gather(*batch, return_exceptions=True)
-        assert [type(error) for error in errors] == [Unavailable] * 4
-        assert len(set(map(id, errors))) == 4  # one each, as each collects a traceback
-        assert all(error.__cause__ is squares.fails[2] for error in errors)
-        assert [(await task).result for task in (*first, *following)] == [0, 25]
+        assert all(isinstance(error, Unavailable) for error in errors)
+        assert len(set(map(id, errors))) == 4  # one per item, as each collects a traceback
+        assert all(isinstance(error, Unavailable) and error.__cause__ is squares.failures[2] for error in errors)
+        assert [(await task).value for task in (*first, *following)] == [0, 25]
         assert batcher.failure is None
-        assert (await ask(batcher, 6)).result == 36
 
 
-async def test_a_wrong_number_of_results_is_a_failed_batch():
-    results: list[list[int]] = [[1, 2], [5]]
-    async with started(lambda items: results.pop(0)) as batcher:
+async def test_consecutive_failures_are_counted_until_a_batch_succeeds(squares: Squares) -> None:
+    squares.failures = {2: ArithmeticError()}
+    with running(squares) as batcher:
+        for expected in (1, 2):
+            [task] = submit(batcher, 2)
+            with pytest.raises(Unavailable):
+                await task
+            assert batcher.consecutive_failures == expected
+        [task] = submit(batcher, 1)
+        await task
+        assert batcher.consecutive_failures == 0
+
+
+async def test_a_wrong_number_of_results_fails_the_batch() -> None:
+    results = [[1, 2], [5]]
+    batcher = Batcher(lambda items: results.pop(0), max_batch_size=4)
+    try:
         with pytest.raises(Unavailable) as caught:
-            await ask(batcher, 1)
-        assert "2 results for 1" in str(caught.value.__cause__)
-        assert (await ask(batcher, 1)).result == 5
+            await batcher.submit(1)
+        assert isinstance(caught.value.__cause__, ValueError)
+        assert (await batcher.submit(1)).value == 5
+    finally:
+        batcher.close()
 
 
-async def test_after_a_fatal_exception_nothing_is_admitted_and_nobody_waits(squares):
-    squares.fails = {0: ConnectionError("the device has gone")}
+async def test_a_fatal_exception_closes_the_batcher(squares: Squares) -> None:
+    squares.failures = {0: ConnectionError("the device has gone")}
     squares.gate.clear()
-    async with started(squares, fatal=(ConnectionError,)) as batcher:
-        running = ask_soon(batcher, 0)
-        await squares.entered()
-        waiting = ask_soon(batcher, 1, 2)
+    with running(squares, fatal=(ConnectionError,)) as batcher:
+        tasks = submit(batcher, 0)
+        await squares.batch_started()
+        tasks += submit(batcher, 1, 2)
         await ticks()
         squares.gate.set()
-        for task in (*running, *waiting):
-            with pytest.raises(Unavailable, match="the device has gone"):
-                await task
-        assert "the device has gone" in batcher.failure
-        with pytest.raises(Unavailable), batcher.reserve():
-            pass
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(result, Unavailable)
+        assert "the device has gone" in (batcher.failure or "")
+        with pytest.raises(Unavailable):
+            await batcher.submit(3)
     assert squares.batches == [[0]]
 
 
-async def test_a_loop_that_ends_answers_everyone_it_owes(squares, caplog):
-    def broken(size, run_s):
-        raise ZeroDivisionError("a broken observer")
+async def test_an_observer_that_fails_does_not_stop_the_batcher(squares: Squares) -> None:
+    def broken(_size: int, _run_s: float) -> None:
+        raise ZeroDivisionError
 
+    with running(squares, on_batch=broken) as batcher:
+        assert [(await task).value for task in submit(batcher, 2, 3)] == [4, 9]
+        [task] = submit(batcher, 4)
+        assert (await task).value == 16
+
+
+async def test_close_fails_all_items_although_a_batch_does_not_end(squares: Squares) -> None:
     squares.gate.clear()
-    async with started(squares, on_batch=broken) as batcher:
-        running = ask_soon(batcher, 0)
-        await squares.entered()
-        waiting = ask_soon(batcher, 1, 2)
+    with running(squares) as batcher:
+        tasks = submit(batcher, 0)
+        await squares.batch_started()
+        tasks += submit(batcher, 1, 2)
         await ticks()
-        squares.gate.set()
+        batcher.close()
         async with asyncio.timeout(WAIT_S / 2):
-            results = await asyncio.gather(*running, *waiting, return_exceptions=True)
-        assert [type(result) for result in results] == [Unavailable] * 3
-        assert batcher.failure is not None
-    assert "a broken observer" in caplog.text
-
-
-async def test_close_answers_all_though_a_run_does_not_end(squares):
-    squares.gate.clear()
-    async with started(squares) as batcher:
-        tasks = ask_soon(batcher, 0)
-        await squares.entered()
-        tasks += ask_soon(batcher, 1, 2)
-        await ticks()
-        async with asyncio.timeout(WAIT_S / 2):
-            await batcher.close()
             results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(result) for result in results] == [Unavailable] * 3
-        with pytest.raises(Unavailable, match="shutting down"), batcher.reserve():
-            pass
         with pytest.raises(Unavailable):
-            await ask(batcher, 3)
+            await batcher.submit(3)
+        squares.gate.set()
 
 
-async def test_an_item_made_while_the_batcher_closed_is_refused(squares):
-    async with started(squares) as batcher:
-        with batcher.reserve() as slot:
-            await batcher.close()
-            with pytest.raises(Unavailable):
-                await slot.fill(1, time.monotonic() + WAIT_S)
-
-
-async def test_close_ends_the_threads(squares):
+async def test_close_stops_the_threads(squares: Squares) -> None:
     before = set(threading.enumerate())
-    async with started(squares) as batcher:
-        await ask(batcher, 1)
-        [thread] = set(threading.enumerate()) - before
+    with running(squares) as batcher:
+        await batcher.submit(1)
+        [thread] = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("engine")]
     await asyncio.to_thread(thread.join, WAIT_S)
     assert not thread.is_alive()
 
 
-async def test_nothing_is_admitted_before_the_start(squares):
-    batcher = DynamicBatcher(squares, max_batch_size=1, max_queue_size=1)
-    with pytest.raises(Unavailable, match="not started"), batcher.reserve():
-        pass
-    await batcher.close()
-
-
-async def test_a_run_that_does_not_end_is_a_failure_for_as_long_as_it_lasts(squares, until):
+async def test_a_batch_that_does_not_end_is_a_failure_while_it_lasts(
+    squares: Squares, until: Callable[[Callable[[], object]], Any]
+) -> None:
     squares.gate.clear()
-    async with started(squares, stall_after_s=0.02) as batcher:
-        [task] = ask_soon(batcher, 3)
-        await squares.entered()
+    with running(squares, stall_after_s=0.02) as batcher:
+        [task] = submit(batcher, 3)
+        await squares.batch_started()
         await until(lambda: batcher.failure)
-        with pytest.raises(Unavailable, match="has not ended"), batcher.reserve():
-            pass
         squares.gate.set()
-        assert (await task).result == 9
+        assert (await task).value == 9
         assert batcher.failure is None
-        assert (await ask(batcher, 4)).result == 16
 
 
-async def test_a_full_queue_refuses_and_says_how_long_it_takes_to_drain(squares):
-    async with started(squares, max_batch_size=2, max_queue_size=3) as batcher:
-        measured = await ask(batcher, 0)
-        squares.gate.clear()
-        tasks = ask_soon(batcher, 1)
-        await squares.entered()
-        await squares.entered()
-        tasks += ask_soon(batcher, 2, 3, 4)
-        await ticks()
-        with pytest.raises(Overloaded) as caught, batcher.reserve():
-            pass
-        rate = 1 / measured.run_s  # items a second of the one batch that has ended
-        assert caught.value.retry_after_s == pytest.approx(3 / rate, rel=1e-6)
+async def test_an_expired_item_leaves_the_queue_and_never_runs(squares: Squares) -> None:
+    squares.gate.clear()
+    with running(squares) as batcher:
+        tasks = submit(batcher, 0)
+        await squares.batch_started()
+        [expiring] = submit(batcher, 1, timeout_s=0.01)
+        tasks += submit(batcher, 2)
+        with pytest.raises(TimeoutError):
+            await expiring
+        assert batcher.queue_length == 1
         squares.gate.set()
-        assert [(await task).result for task in tasks] == [1, 4, 9, 16]
+        await asyncio.gather(*tasks)
+    assert squares.batches == [[0], [2]]
 
 
-async def test_before_any_batch_a_full_queue_says_one_second():
-    async with started(lambda items: list(items), max_queue_size=1) as batcher:
-        with batcher.reserve(), pytest.raises(Overloaded) as caught, batcher.reserve():
-            pass
-    assert caught.value.headers == {"Retry-After": "1"}
+async def test_a_cancelled_item_leaves_the_queue_and_never_runs(squares: Squares) -> None:
+    squares.gate.clear()
+    with running(squares) as batcher:
+        tasks = submit(batcher, 0)
+        await squares.batch_started()
+        cancelled, waiting = submit(batcher, 1, 2)
+        await ticks()
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        assert batcher.queue_length == 1
+        squares.gate.set()
+        await asyncio.gather(*tasks, waiting)
+    assert squares.batches == [[0], [2]]
 
 
-async def test_a_reservation_counts_until_its_work_has_failed(squares):
-    async with started(squares, max_queue_size=1) as batcher:
-        with pytest.raises(Overloaded), batcher.reserve(), batcher.reserve():
-            pass
+async def test_an_item_cancelled_while_it_runs_does_not_affect_its_batch(squares: Squares) -> None:
+    squares.gate.clear()
+    with running(squares) as batcher:
+        first = submit(batcher, 0)
+        await squares.batch_started()
+        tasks = submit(batcher, 1, 2, 3)
+        await ticks()
+        squares.gate.set()
+        squares.gate = threading.Event()
+        await squares.batch_started()
+        tasks[1].cancel()
+        await asyncio.wait([tasks[1]])
+        squares.gate.set()
+        assert [(await task).value for task in (*first, tasks[0], tasks[2])] == [0, 1, 9]
+    assert squares.batches == [[0], [1, 2, 3]]
+
+
+async def test_a_delay_collects_the_items_that_arrive_within_it(squares: Squares) -> None:
+    with running(squares, max_queue_delay_s=0.1) as batcher:
+        [first] = submit(batcher, 1)
+        await ticks()
+        assert batcher.queue_length == 1
+        [second] = submit(batcher, 2)
+        assert (await first).batch_size == (await second).batch_size == 2
+        assert (await first).queue_s >= 0.09
+        assert (await second).queue_s < (await first).queue_s
+
+
+async def test_a_full_batch_does_not_wait_for_the_delay(squares: Squares) -> None:
+    with running(squares, max_queue_delay_s=WAIT_S, max_batch_size=2) as batcher:
+        async with asyncio.timeout(WAIT_S / 2):
+            results = await asyncio.gather(*submit(batcher, 1, 2))
+    assert [result.value for result in results] == [1, 4]
+
+
+async def test_sixty_four_concurrent_items_take_few_batches(squares: Squares) -> None:
+    with running(squares, max_batch_size=16) as batcher:
+        results = await asyncio.gather(*submit(batcher, *range(64)))
+    assert [result.value for result in results] == [item * item for item in range(64)]
+    assert len(squares.batches) <= 8
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    max_batch_size=st.integers(1, 9),
+    workers=st.integers(1, 3),
+    delay_s=st.sampled_from([0, 0.001]),
+)
+def test_every_item_gets_its_own_result_or_an_error(
+    seed: int, max_batch_size: int, workers: int, delay_s: float
+) -> None:
+    generator = random.Random(seed)  # noqa: S311 - no secret depends on it
+    asyncio.run(_storm(generator, max_batch_size=max_batch_size, workers=workers, max_queue_delay_s=delay_s))
+
+
+async def _storm(generator: random.Random, **options: Any) -> None:  # Any: the batcher's keyword arguments
+    squares = Squares()
+    squares.failures = {item: ArithmeticError(str(item)) for item in generator.sample(range(60), 3)}
+    hurried = set(generator.sample(range(60), 10))
+    with running(squares, **options) as batcher:
+        tasks = []
+        for item in range(60):
+            timeout_s = generator.choice([-1, 0, 0.001]) if item in hurried else WAIT_S
+            tasks += submit(batcher, item, timeout_s=timeout_s)
+            if generator.random() < 0.2:
+                generator.choice(tasks).cancel()
+            for _ in range(generator.randrange(4)):
+                await asyncio.sleep(0)
+        async with asyncio.timeout(WAIT_S):
+            results = await asyncio.gather(*tasks, return_exceptions=True)
         assert batcher.queue_length == 0
-        assert (await ask(batcher, 2)).result == 4
-        assert batcher.queue_length == 0
+        squares.failures = {}
+        assert (await batcher.submit(100)).value == 10_000
+    for item, result in enumerate(results):
+        if isinstance(result, asyncio.CancelledError):
+            assert tasks[item].cancelled()
+        elif isinstance(result, TimeoutError):
+            assert item in hurried
+        elif not isinstance(result, Unavailable):
+            assert not isinstance(result, BaseException)
+            assert result.value == item * item
+    processed = [item for batch in squares.batches for item in batch]
+    assert len(processed) == len(set(processed))
+    assert all(len(batch) <= options["max_batch_size"] for batch in squares.batches)

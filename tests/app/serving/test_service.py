@@ -1,258 +1,271 @@
-"""Upload bytes to labelled top-k: what is refused, where, and what a drain waits for."""
+"""Encoded image to labelled predictions: what is rejected where, when the service is healthy, and how it drains."""
 
 import asyncio
-import gc
 import threading
-import time
-import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from app.serving import errors
-from app.serving.service import Classifier
+from app.serving.errors import InvalidParameter, Overloaded, Unavailable
+from app.serving.service import Classification, ClassificationService, Limits
 from app.serving.telemetry import Telemetry
-from model.errors import DeviceLost, EngineError
-from model.inference.engine import TopK
-from tests.app.fake_engine import WAIT_S, FakeEngine
-from tests.app.squares import ticks
+from model.errors import DeviceLost, EngineError, ImageTooLarge, InvalidImage, UnsupportedFormat
+from model.inference.engine import InferenceEngine
+from tests.app.fake_engine import FakeEngine
+from tests.app.serving.squares import WAIT_S, ticks
 
 pytestmark = pytest.mark.anyio
 
+Encode = Callable[..., bytes]
+Until = Callable[[Callable[[], object]], Any]  # Any: the fixture's coroutine
+LIMITS = Limits(
+    default_top_k=3,
+    max_queue_size=4,
+    max_queue_wait_s=1.0,
+    max_queue_delay_s=0.0,
+    max_image_pixels=10_000,
+    decode_threads=1,
+    decode_timeout_s=WAIT_S,
+    probe_interval_s=0.01,
+)
+
 
 @asynccontextmanager
-async def started(engine: FakeEngine, **options) -> AsyncIterator[Classifier]:
-    defaults = {
-        "default_top_k": 3,
-        "max_queue_size": 4,
-        "max_queue_delay_s": 0.0,
-        "max_image_pixels": 10_000,
-        "decode_threads": 1,
-    }
-    classifier = Classifier(engine, Telemetry(), **defaults | options)
-    classifier.start()
+async def started(engine: FakeEngine, limits: Limits = LIMITS) -> AsyncIterator[ClassificationService]:
+    service = ClassificationService(cast(InferenceEngine, engine), Telemetry(), limits)  # as much of one as it needs
+    service.start()
     try:
-        yield classifier
+        yield service
     finally:
         engine.gate.set()
-        await classifier.close()
+        service.close()
 
 
-def deadline(timeout_s: float = WAIT_S) -> float:
-    return time.monotonic() + timeout_s
+async def classify(service: ClassificationService, data: bytes, top_k: int | None = None) -> Classification:
+    """One request, as the route makes it."""
+    async with asyncio.timeout(WAIT_S):
+        with service.admit():
+            return await service.classify(data, top_k)
 
 
-async def test_an_image_becomes_labelled_classes(engine, grey):
-    async with started(engine) as classifier:
-        result = await classifier.classify(grey(7), 2, deadline())
-    assert [(one.label, one.class_id, one.probability) for one in result.classes] == [
-        ("grey 7", 7, 0.5),
-        ("grey 8", 8, 0.25),
-    ]
+async def test_an_image_becomes_labelled_predictions(engine: FakeEngine, grey: Encode) -> None:
+    async with started(engine) as service:
+        result = await classify(service, grey(7), 2)
+    assert [(item.label, item.class_id) for item in result.predictions] == [("grey 7", 7), ("grey 8", 8)]
+    assert [item.probability for item in result.predictions] == pytest.approx([0.5, 0.25])
     assert min(result.decode_s, result.inference_s) > 0
     assert result.queue_s >= 0
 
 
-async def test_no_top_k_means_the_default_and_never_more_than_there_are(engine, grey):
-    async with started(engine) as classifier:
-        assert len((await classifier.classify(grey(7), None, deadline())).classes) == 3
-    async with started(engine, default_top_k=1000) as classifier:
-        assert len((await classifier.classify(grey(7), None, deadline())).classes) == 256
+async def test_the_default_top_k_is_at_most_the_number_of_labels(engine: FakeEngine, grey: Encode) -> None:
+    async with started(engine) as service:
+        assert len((await classify(service, grey(7))).predictions) == 3
+    async with started(engine, replace(LIMITS, default_top_k=1000)) as service:
+        assert len((await classify(service, grey(7))).predictions) == 256
 
 
-async def test_each_of_a_batch_gets_as_many_classes_as_it_asked_for(engine, grey):
+async def test_each_image_of_a_batch_has_its_own_top_k(engine: FakeEngine, grey: Encode) -> None:
     engine.gate.clear()
-    async with started(engine) as classifier:
-        first = asyncio.ensure_future(classifier.classify(grey(0), 1, deadline()))
+    async with started(engine) as service:
+        tasks = [asyncio.create_task(classify(service, grey(0), 1))]
         await engine.entered()
-        others = [asyncio.ensure_future(classifier.classify(grey(k), k, deadline())) for k in (1, 5, 3)]
+        tasks += [asyncio.create_task(classify(service, grey(k), k)) for k in (1, 5, 3)]
         engine.gate.set()
-        results = await asyncio.gather(first, *others)
-    assert [len(result.classes) for result in results] == [1, 1, 5, 3]
+        assert [len((await task).predictions) for task in tasks] == [1, 1, 5, 3]
 
 
 @pytest.mark.parametrize("top_k", [0, -1, 257])
-async def test_top_k_is_between_one_and_all(engine, grey, top_k):
-    async with started(engine) as classifier:
-        with pytest.raises(errors.InvalidParameter, match=f"top_k: {top_k} is not between 1 and 256"):
-            await classifier.classify(grey(0), top_k, deadline())
+async def test_rejects_a_top_k_out_of_range(engine: FakeEngine, grey: Encode, top_k: int) -> None:
+    async with started(engine) as service:
+        with pytest.raises(InvalidParameter):
+            await classify(service, grey(0), top_k)
 
 
 @pytest.mark.parametrize(
-    ("data", "error"),
-    [
-        (b"", errors.InvalidRequest),
-        (b"words", errors.UnsupportedMediaType),
-        (b"\x89PNG\r\n\x1a\n", errors.UnreadableImage),
-    ],
+    ("data", "error"), [(b"words", UnsupportedFormat), (b"\x89PNG\r\n\x1a\n", InvalidImage)], ids=["text", "header"]
 )
-async def test_what_is_no_image_is_refused_by_kind(engine, data, error):
-    async with started(engine) as classifier:
-        with pytest.raises(error) as caught:
-            await classifier.classify(data, None, deadline())
-        assert type(caught.value) is error
-    assert engine.batches == []
+async def test_a_broken_image_is_rejected_by_kind_and_frees_its_place(
+    engine: FakeEngine, grey: Encode, data: bytes, error: type[Exception]
+) -> None:
+    async with started(engine, replace(LIMITS, max_queue_size=1)) as service:
+        for _ in range(3):
+            with pytest.raises(error):
+                await classify(service, data)
+        assert await classify(service, grey(1))
+    assert engine.batches == [[1]]
 
 
-async def test_too_many_pixels_are_refused(engine, make_photo, encode):
-    async with started(engine) as classifier:
-        with pytest.raises(errors.TooManyPixels, match="101×100"):
-            await classifier.classify(encode(make_photo(101, 100)), None, deadline())
-        assert await classifier.classify(encode(make_photo(100, 100)), None, deadline())
+async def test_rejects_an_image_with_too_many_pixels(
+    engine: FakeEngine, make_photo: Callable[..., Any], encode: Encode
+) -> None:  # Any: Pillow's image
+    async with started(engine) as service:
+        with pytest.raises(ImageTooLarge):
+            await classify(service, encode(make_photo(101, 100)))
+        assert await classify(service, encode(make_photo(100, 100)))
 
 
-async def test_an_image_for_which_memory_is_short_says_so(engine, grey, monkeypatch):
-    def exhausted(*_arguments):
+async def test_is_unavailable_if_there_is_not_enough_memory_to_decode(
+    engine: FakeEngine, grey: Encode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_arguments: object, **_options: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr("app.serving.service.preprocess", exhausted)
-    async with started(engine) as classifier:
-        with pytest.raises(errors.Unavailable, match="memory"):
-            await classifier.classify(grey(0), None, deadline())
+    async with started(engine) as service:
+        with pytest.raises(Unavailable):
+            await classify(service, grey(0))
 
 
-async def test_a_full_queue_refuses_before_any_decoding(engine, grey, until):
+async def test_a_full_service_rejects_before_decoding(engine: FakeEngine, grey: Encode) -> None:
     engine.gate.clear()
-    async with started(engine, max_queue_size=2) as classifier:
-        running = asyncio.ensure_future(classifier.classify(grey(0), None, deadline()))
+    async with started(engine, replace(LIMITS, max_queue_size=3)) as service:
+        tasks = [asyncio.create_task(classify(service, grey(0))) for _ in range(3)]
         await engine.entered()
-        waiting = [asyncio.ensure_future(classifier.classify(grey(1), None, deadline())) for _ in range(2)]
         await ticks()
-        with pytest.raises(errors.Overloaded):  # and not UnsupportedMediaType: nobody has looked into it
-            await classifier.classify(b"words", None, deadline())
+        with pytest.raises(Overloaded):  # and not UnsupportedFormat
+            await classify(service, b"words")
         engine.gate.set()
-        assert len(await asyncio.gather(running, *waiting)) == 3
+        assert len(await asyncio.gather(*tasks)) == 3
 
 
-async def test_a_broken_image_frees_its_place(engine, grey):
-    async with started(engine, max_queue_size=1) as classifier:
-        for _ in range(3):
-            with pytest.raises(errors.UnsupportedMediaType):
-                await classifier.classify(b"words", None, deadline())
-        assert await classifier.classify(grey(1), None, deadline())
+async def test_a_result_that_is_not_finite_fails_its_image_alone(
+    engine: FakeEngine, grey: Encode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits_of = engine.predict
 
+    def predict(images: list[Any]) -> Any:  # Any: NumPy arrays
+        logits = logits_of(images)
+        logits[[image[0, 0, 0] == 13 for image in images]] = np.nan
+        return logits
 
-async def test_decoding_too_has_a_deadline(engine, grey):
-    async with started(engine) as classifier:
-        with pytest.raises(errors.DeadlineExceeded, match="decoded"):
-            await classifier.classify(grey(1), None, deadline(-1))
-        assert await classifier.classify(grey(1), None, deadline())
-    assert engine.batches == [[1]]
-
-
-async def test_a_failed_batch_is_over_with_its_answer(engine, grey):
-    engine.failures = [EngineError("out of luck")]
-    async with started(engine) as classifier:
-        with pytest.raises(errors.Unavailable):
-            await classifier.classify(grey(1), None, deadline())
-        assert classifier.status == "ready"
-        assert (await classifier.classify(grey(2), None, deadline())).classes[0].class_id == 2
-
-
-async def test_a_lost_device_is_the_end(engine, grey):
-    engine.failures = [DeviceLost("an illegal memory access")]
-    async with started(engine) as classifier:
-        with pytest.raises(errors.Unavailable, match="illegal memory access"):
-            await classifier.classify(grey(1), None, deadline())
-        assert classifier.status == "failed"
-        with pytest.raises(errors.Unavailable):
-            await classifier.classify(grey(2), None, deadline())
-    assert engine.batches == [[1]]
-
-
-async def test_a_result_that_is_not_finite_is_no_answer(engine, grey, monkeypatch):
-    nothing = TopK(np.array([[np.nan]], np.float32), np.array([[0]]))
-    monkeypatch.setattr(engine, "predict", lambda images, top_k: nothing)
-    async with started(engine) as classifier:
-        with pytest.raises(errors.Unavailable, match="finite"):
-            await classifier.classify(grey(1), 1, deadline())
-
-
-async def test_a_drain_waits_for_what_was_admitted_and_admits_no_more(engine, grey):
-    async with started(engine) as classifier:
-        with classifier.admission():
-            draining = asyncio.ensure_future(classifier.drain(WAIT_S))
-            await ticks()
-            assert classifier.status == "draining"
-            assert not draining.done()
-            with pytest.raises(errors.Unavailable, match="shutting down"), classifier.admission():
-                pass
-            assert await classifier.classify(grey(3), None, deadline())  # what is inside is still answered
-        await asyncio.wait_for(draining, WAIT_S)
-
-
-async def test_a_drain_ends_with_its_grace_and_refuses_the_rest(engine, grey, caplog):
+    monkeypatch.setattr(engine, "predict", predict)
     engine.gate.clear()
-    async with started(engine) as classifier:
-        with classifier.admission():
-            task = asyncio.ensure_future(classifier.classify(grey(0), None, deadline()))
-            await engine.entered()
-            await asyncio.wait_for(classifier.drain(0.01), WAIT_S)
-            with pytest.raises(errors.Unavailable, match="shutting down"):
-                await asyncio.wait_for(task, WAIT_S)
-    assert "1 requests were not answered" in caplog.text
-
-
-async def test_after_the_grace_what_waits_for_a_decoder_is_refused_too(engine, grey, monkeypatch):
-    entered, gate = threading.Event(), threading.Event()
-
-    def held(*_arguments):
-        entered.set()
-        assert gate.wait(WAIT_S)
-        raise AssertionError("nobody waits for this")
-
-    monkeypatch.setattr("app.serving.service.preprocess", held)
-    async with started(engine) as classifier:
-        with classifier.admission():
-            tasks = [asyncio.ensure_future(classifier.classify(grey(0), None, deadline())) for _ in range(3)]
-            assert await asyncio.to_thread(entered.wait, WAIT_S)
-            await asyncio.wait_for(classifier.drain(0.01), WAIT_S)
-            for task in tasks[1:]:
-                with pytest.raises(errors.Unavailable, match="shutting down"):
-                    await asyncio.wait_for(task, WAIT_S)
-            tasks[0].cancel()
-            gate.set()
-
-
-async def test_an_abandoned_upload_is_not_kept_while_it_waits_for_a_decoder(engine, grey, monkeypatch):
-    class Upload(bytearray):
-        """Bytes that can be watched."""
-
-        __hash__ = object.__hash__
-
-    entered, gate = threading.Event(), threading.Event()
-
-    def held(*_arguments):
-        entered.set()
-        assert gate.wait(WAIT_S)
-
-    monkeypatch.setattr("app.serving.service.preprocess", held)
-    async with started(engine, max_queue_size=8) as classifier:
-        first = asyncio.ensure_future(classifier.classify(grey(0), None, deadline()))
-        assert await asyncio.to_thread(entered.wait, WAIT_S)
-        kept: weakref.WeakSet[Upload] = weakref.WeakSet()
-        uploads = [Upload(grey(level)) for level in range(4)]
-        kept.update(uploads)
-        tasks = [asyncio.ensure_future(classifier.classify(upload, None, deadline())) for upload in uploads]
+    async with started(engine) as service:
+        tasks = [asyncio.create_task(classify(service, grey(level))) for level in (1, 2, 13)]
         await ticks()
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        del uploads, tasks, task
-        gc.collect()
-        assert len(kept) == 0
-        first.cancel()
+        engine.gate.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [Classification, Classification, Unavailable]
+
+
+async def test_one_failed_batch_leaves_the_service_ready(engine: FakeEngine, grey: Encode) -> None:
+    engine.failures = [EngineError("failed once")]
+    async with started(engine) as service:
+        with pytest.raises(Unavailable):
+            await classify(service, grey(1))
+        assert service.status == "ready"
+        assert (await classify(service, grey(2))).predictions[0].class_id == 2
+
+
+async def test_three_failed_batches_in_a_row_make_it_failing_until_a_probe_succeeds(
+    engine: FakeEngine, grey: Encode, until: Until
+) -> None:
+    engine.failures = [EngineError("failed")] * 5
+    async with started(engine) as service:
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await classify(service, grey(1))
+        assert service.status == "failing"
+        with pytest.raises(Unavailable), service.admit():
+            pass
+        await until(lambda: service.status == "ready")
+        assert await classify(service, grey(1))
+
+
+async def test_ten_failed_batches_in_a_row_make_it_failed(engine: FakeEngine, grey: Encode, until: Until) -> None:
+    engine.failures = [EngineError("failed")] * 1000
+    async with started(engine) as service:
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await classify(service, grey(1))
+        await until(lambda: service.status == "failed")
+
+
+async def test_a_lost_device_makes_it_failed(engine: FakeEngine, grey: Encode) -> None:
+    engine.failures = [DeviceLost("an illegal memory access")]
+    async with started(engine) as service:
+        with pytest.raises(Unavailable):
+            await classify(service, grey(1))
+        assert service.status == "failed"
+        with pytest.raises(Unavailable):
+            await classify(service, grey(2))
+    assert engine.batches == [[1]]
+
+
+async def test_stuck_decoders_make_it_failing_and_later_failed(
+    engine: FakeEngine, grey: Encode, monkeypatch: pytest.MonkeyPatch, until: Until
+) -> None:
+    gate = threading.Event()
+
+    def held(*_arguments: object, **_options: object) -> None:
+        assert gate.wait(WAIT_S)
+
+    monkeypatch.setattr("app.serving.service.preprocess", held)
+    async with started(engine, replace(LIMITS, decode_timeout_s=0.05)) as service:
+        with pytest.raises(InvalidImage):
+            await classify(service, grey(1))
+        await until(lambda: service.status == "failing")
+        await until(lambda: service.status == "failed")
         gate.set()
+        await until(lambda: service.status == "ready")
 
 
-async def test_closing_answers_who_waits(engine, grey):
+async def test_a_drain_waits_for_admitted_requests_and_admits_no_more(engine: FakeEngine, grey: Encode) -> None:
+    async with started(engine) as service:
+        with service.admit():
+            draining = asyncio.create_task(service.drain(WAIT_S))
+            await ticks()
+            assert service.status == "draining"
+            assert not draining.done()
+            with pytest.raises(Unavailable), service.admit():
+                pass
+            assert await service.classify(grey(3))
+        async with asyncio.timeout(WAIT_S):
+            await draining
+
+
+async def test_a_drain_ends_after_its_grace_period(engine: FakeEngine, grey: Encode) -> None:
     engine.gate.clear()
-    async with started(engine) as classifier:
-        task = asyncio.ensure_future(classifier.classify(grey(0), None, deadline()))
+    async with started(engine) as service:
+        task = asyncio.create_task(classify(service, grey(0)))
         await engine.entered()
-        await classifier.close()
-        with pytest.raises(errors.Unavailable, match="shutting down"):
-            await asyncio.wait_for(task, WAIT_S)
-        assert classifier.status != "ready"
+        async with asyncio.timeout(WAIT_S):
+            await service.drain(0.01)
+            with pytest.raises(Unavailable):
+                await task
+
+
+async def test_closing_fails_requests_that_wait_for_a_decoder(
+    engine: FakeEngine, grey: Encode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, gate = threading.Event(), threading.Event()
+
+    def held(*_arguments: object, **_options: object) -> None:
+        entered.set()
+        assert gate.wait(WAIT_S)
+
+    monkeypatch.setattr("app.serving.service.preprocess", held)
+    async with started(engine) as service:
+        tasks = [asyncio.create_task(classify(service, grey(0))) for _ in range(3)]
+        assert await asyncio.to_thread(entered.wait, WAIT_S)
+        async with asyncio.timeout(WAIT_S):
+            await service.drain(0.01)
+            gate.set()
+            for task in tasks:
+                with pytest.raises(Unavailable):
+                    await task
+
+
+async def test_closing_fails_requests_that_wait_for_the_engine(engine: FakeEngine, grey: Encode) -> None:
+    engine.gate.clear()
+    async with started(engine) as service:
+        task = asyncio.create_task(classify(service, grey(0)))
+        await engine.entered()
+        service.close()
+        with pytest.raises(Unavailable):
+            await task
+        assert service.status != "ready"

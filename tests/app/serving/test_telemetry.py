@@ -1,68 +1,27 @@
-"""Log lines and the collectors' text."""
+"""The collectors' text."""
 
-import io
-import json
-import logging
-
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.serving.telemetry import Telemetry, configure_logging
+from app.serving.telemetry import Telemetry
 
 
-@pytest.fixture(autouse=True)
-def _root_logger_as_it_was():
-    root, httpx = logging.getLogger(), logging.getLogger("httpx")
-    before = root.level, root.handlers[:], httpx.level
-    yield
-    root.level, root.handlers[:], httpx.level = before
-    logging.captureWarnings(capture=False)
+def samples(telemetry: Telemetry) -> dict[str, float]:
+    """The samples without labels."""
+    families = text_string_to_metric_families(telemetry.render().decode())
+    return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
 
 
-def logged(log_format: str, monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    stream = io.StringIO()
-    monkeypatch.setattr("sys.stderr", stream)
-    configure_logging(log_format, "info")
-    return stream
+def test_gauges_are_read_when_the_metrics_are_requested() -> None:
+    telemetry = Telemetry()
+    images: list[int] = []
+    telemetry.watch_images(lambda: len(images))
+    telemetry.watch_dropped_logs(lambda: 3)
+    images += [1, 2]
+    found = samples(telemetry)
+    assert found["convnext_images_in_service"] == 2
+    assert found["convnext_dropped_log_lines"] == 3
 
 
-def test_a_line_of_json_is_an_object_with_its_extras(monkeypatch):
-    stream = logged("json", monkeypatch)
-    logging.getLogger("app.access").info("%s %d", "GET", 200, extra={"request_id": "a", "problem": None})
-    [line] = stream.getvalue().splitlines()
-    found = json.loads(line)
-    assert found.pop("time")
-    assert found == {
-        "level": "INFO",
-        "name": "app.access",
-        "message": "GET 200",
-        "request_id": "a",
-        "problem": None,
-    }
-
-
-def test_an_exception_stays_one_line_of_json(monkeypatch):
-    stream = logged("json", monkeypatch)
-    logging.getLogger("x").error("failed", exc_info=ValueError("two\nlines"))
-    [line] = stream.getvalue().splitlines()
-    assert json.loads(line)["exc_info"] == "ValueError: two\nlines"
-
-
-def test_text_is_for_people_and_has_levels(monkeypatch):
-    stream = logged("text", monkeypatch)
-    logging.getLogger("x").info("said")
-    logging.getLogger("x").debug("unsaid")
-    [line] = stream.getvalue().splitlines()
-    assert line.endswith("INFO x: said")
-
-
-def test_the_queue_is_read_when_asked():
-    telemetry, queue = Telemetry(), []
-    telemetry.watch_queue(lambda: len(queue))
-    queue += [1, 2]
-    assert "convnext_queue_length 2.0" in telemetry.render().decode()
-
-
-def test_every_collector_is_described():
+def test_every_collector_has_a_description() -> None:
     for family in text_string_to_metric_families(Telemetry().render().decode()):
         assert family.documentation

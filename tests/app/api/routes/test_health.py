@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from model.errors import DeviceLost
-from tests.app.squares import ticks
+from tests.app.serving.squares import ticks
 
 pytestmark = pytest.mark.anyio
 

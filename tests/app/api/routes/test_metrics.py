@@ -47,7 +47,7 @@ async def test_traffic_is_counted(connect, engine, grey):
         assert found[f"convnext_{name}_count",] == 2
     assert found["convnext_batch_size_sum",] == 2
     assert 0 < found["convnext_inference_seconds_sum",] < 20
-    assert found["convnext_queue_length",] == 0
+    assert found["convnext_images_in_service",] == 0
 
 
 async def test_batches_and_the_queue_are_measured(connect, engine, grey, until):
@@ -56,8 +56,8 @@ async def test_batches_and_the_queue_are_measured(connect, engine, grey, until):
         tasks = [asyncio.ensure_future(client.post("/predict", content=grey(0), headers=PNG))]
         await engine.entered()
         tasks += [asyncio.ensure_future(client.post("/predict", content=grey(v), headers=PNG)) for v in (1, 2, 3)]
-        await until(lambda: len(client.app.state.context.service._batcher._waiting) == 3)
-        assert (await samples(client))["convnext_queue_length",] == 3
+        await until(lambda: client.app.state.context.service.queue_length == 3)
+        assert (await samples(client))["convnext_images_in_service",] == 4
         engine.gate.set()
         await asyncio.gather(*tasks)
         found = await samples(client)

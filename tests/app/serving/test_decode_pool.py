@@ -1,0 +1,142 @@
+"""How many images are decoded at once, and what happens when a decoder does not return."""
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.serving.decode_pool import DecodePool
+from model.errors import InvalidImage
+from model.preprocess import Pixels
+from tests.app.serving.squares import WAIT_S, ticks
+
+pytestmark = pytest.mark.anyio
+
+PIXELS = np.zeros((1, 1, 3), np.uint8)
+Until = Callable[[Callable[[], object]], Any]  # Any: the fixture's coroutine
+
+
+class Decoder:
+    """A decoder that tests can hold."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.running = 0
+        self.most_running = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, data: bytes) -> Pixels:
+        with self._lock:
+            self.running += 1
+            self.most_running = max(self.most_running, self.running)
+        try:
+            assert self.gate.wait(WAIT_S)
+        finally:
+            with self._lock:
+                self.running -= 1
+        if data == b"bad":
+            raise InvalidImage("it is bad")
+        return PIXELS
+
+
+@contextmanager
+def pool_of(decoder: Decoder, threads: int = 2, timeout_s: float = WAIT_S) -> Iterator[DecodePool]:
+    pool = DecodePool(decoder, threads=threads, timeout_s=timeout_s)
+    try:
+        yield pool
+    finally:
+        decoder.gate.set()
+        pool.close()
+
+
+async def test_returns_pixels_and_raises_what_the_decoder_raises() -> None:
+    with pool_of(Decoder()) as pool:
+        assert await pool.run(b"good") is PIXELS
+        with pytest.raises(InvalidImage):
+            await pool.run(b"bad")
+
+
+async def test_never_decodes_more_images_at_once_than_there_are_threads() -> None:
+    decoder = Decoder()
+    with pool_of(decoder) as pool:
+        await asyncio.gather(*(pool.run(b"") for _ in range(50)))
+    assert 1 <= decoder.most_running <= 2
+
+
+async def test_a_cancelled_caller_keeps_the_place_until_its_thread_is_done(until: Until) -> None:
+    decoder = Decoder()
+    decoder.gate.clear()
+    with pool_of(decoder, threads=1) as pool:
+        cancelled = asyncio.create_task(pool.run(b""))
+        await until(lambda: decoder.running == 1)
+        cancelled.cancel()
+        waiting = asyncio.create_task(pool.run(b""))
+        await asyncio.wait([cancelled])
+        await ticks()
+        assert decoder.running == 1
+        assert not waiting.done()
+        decoder.gate.set()
+        assert await waiting is PIXELS
+
+
+async def test_a_decoder_that_takes_too_long_is_an_invalid_image_and_counts_as_stuck(until: Until) -> None:
+    decoder = Decoder()
+    decoder.gate.clear()
+    with pool_of(decoder, threads=2, timeout_s=0.01) as pool:
+        with pytest.raises(InvalidImage):
+            await pool.run(b"")
+        assert pool.stuck_s == 0  # one thread is left
+        with pytest.raises(InvalidImage):
+            await pool.run(b"")
+        await until(lambda: pool.stuck_s > 0)
+        await until(lambda: pool.dead)
+        decoder.gate.set()
+        await until(lambda: pool.stuck_s == 0)
+        assert not pool.dead
+        assert await pool.run(b"") is PIXELS
+
+
+async def test_an_upload_whose_caller_is_gone_is_not_kept(until: Until) -> None:
+    class Upload(bytearray):
+        """Bytes that can be watched."""
+
+        __hash__ = object.__hash__
+
+    decoder = Decoder()
+    decoder.gate.clear()
+    with pool_of(decoder, threads=1) as pool:
+        running = asyncio.create_task(pool.run(b""))
+        await until(lambda: decoder.running == 1)
+        uploads = [Upload(b"1234") for _ in range(4)]
+        kept = weakref.WeakSet(uploads)
+        tasks = [asyncio.create_task(pool.run(upload)) for upload in uploads]  # type: ignore[arg-type]  # like bytes
+        await ticks()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        uploads.clear()
+        tasks.clear()
+        del task
+        gc.collect()
+        assert len(kept) == 0
+        decoder.gate.set()
+        await running
+
+
+async def test_close_stops_the_threads() -> None:
+    before = set(threading.enumerate())
+    with pool_of(Decoder()) as pool:
+        await pool.run(b"")
+    deadline = time.monotonic() + WAIT_S
+    for thread in set(threading.enumerate()) - before:
+        if thread.name.startswith("decode"):
+            await asyncio.to_thread(thread.join, deadline - time.monotonic())
+            assert not thread.is_alive()
