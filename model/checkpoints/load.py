@@ -31,32 +31,12 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A network ready for inference, and its metadata.
-
-    ``network`` is in eval mode, float32, on the CPU. ``sha256`` is the digest of the file at ``path``. ``top1`` is the
-    published accuracy in percent. ``notes`` list the assumptions made for missing metadata.
-    """
-
-    name: str
-    network: ConvNeXt
-    transform: Transform
-    labels: tuple[str, ...]
-    config: ConvNeXtConfig
-    family: str
-    licence: str
-    sha256: str
-    path: Path
-    top1: float | None = None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class CheckpointSummary:
-    """The content of a checkpoint.
+    """The content of a checkpoint, with defaults for missing metadata.
 
-    ``version`` is 1 or 2 for ConvNeXt V1 or V2, ``size`` one of ``SIZES`` or None. ``parameters`` counts numbers,
-    ``dtypes`` are the most frequent first. The other fields are those of ``LoadedModel``.
+    ``version`` is 1 or 2 for ConvNeXt V1 or V2, ``size`` one of ``SIZES`` or None. ``parameters`` counts numbers, and
+    ``dtypes`` starts with the most frequent one. ``top1`` is the published accuracy in percent. ``notes`` list the
+    assumptions made for missing metadata.
     """
 
     name: str
@@ -73,6 +53,14 @@ class CheckpointSummary:
     licence: str
     top1: float | None
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LoadedModel(CheckpointSummary):
+    """A network ready for inference: in eval mode, float32, on the CPU. ``sha256`` is the digest of ``path``."""
+
+    network: ConvNeXt
+    sha256: str
 
 
 def load_model(
@@ -95,19 +83,7 @@ def load_model(
         logger.warning("%s: %s", summary.name, note)
     if is_non_commercial(summary.licence):
         logger.warning("%s: its licence, %s, forbids commercial use", summary.name, summary.licence)
-    return LoadedModel(
-        name=summary.name,
-        network=_build(archive, family, summary.config, path),
-        transform=summary.transform,
-        labels=summary.labels,
-        config=summary.config,
-        family=summary.family,
-        licence=summary.licence,
-        sha256=sha256,
-        path=path,
-        top1=summary.top1,
-        notes=summary.notes,
-    )
+    return LoadedModel(**vars(summary), network=_build(archive, family, summary.config, path), sha256=sha256)
 
 
 def inspect_checkpoint(name_or_path: str | Path, *, cache_dir: Path | None = None) -> CheckpointSummary:

@@ -1,5 +1,6 @@
 """fetch against a file server that can fail in every way."""
 
+import errno
 import hashlib
 import io
 import logging
@@ -230,7 +231,7 @@ def test_rejects_a_read_only_cache_folder(server: FileServer) -> None:
 def test_a_full_disk_leaves_no_file(server: FileServer, destination: Path, suffix: str) -> None:
     destination.parent.mkdir()
     destination.with_name(f"weights.bin.{suffix}").symlink_to("/dev/full")
-    with pytest.raises(DownloadError, match=re.escape(os.strerror(28))) as caught:
+    with pytest.raises(DownloadError, match=re.escape(os.strerror(errno.ENOSPC))) as caught:
         fetch(server.url, destination)
     assert_names_the_cache_folder(caught.value, destination.parent)
     assert not destination.exists()
