@@ -188,8 +188,8 @@ def _verify_weights(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
-def _show_weights(_settings: Settings, options: argparse.Namespace) -> int:
-    found = inspect_checkpoint(options.target)
+def _show_weights(settings: Settings, options: argparse.Namespace) -> int:
+    found = inspect_checkpoint(options.target, cache_dir=settings.cache_dir)
     table = Table(show_header=False)
     for name, value in (
         ("file", found.path),

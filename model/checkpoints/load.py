@@ -168,15 +168,16 @@ def _config(archive: Archive, card: ModelCard, family: Family, path: Path) -> Co
 
 
 def _size_of(config: ConvNeXtConfig) -> str | None:
-    sizes = {(published.depths, published.widths): size for size in SIZES if (published := config_for(size))}
-    return sizes.get((config.depths, config.widths))
+    for size in SIZES:
+        published = config_for(size)
+        if (config.depths, config.widths) == (published.depths, published.widths):
+            return size
+    return None
 
 
 def _default_transform(family: Family, config: ConvNeXtConfig, note: Note) -> Transform:
-    transform = family.transform
     entry = registered_weights().get(f"convnext_{_size_of(config)}") if family.name == "torchvision" else None
-    if entry and entry.transform:
-        transform = entry.transform
+    transform = entry.transform if entry and entry.transform else family.transform
     note(f"no preprocessing in the checkpoint; using the default of {family.name}: {transform}")
     return transform
 
