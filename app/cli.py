@@ -24,7 +24,8 @@ from app.settings import PREFIX, Settings
 from model.checkpoints.load import inspect_checkpoint
 from model.checkpoints.registry import WeightsEntry, fetch_weights, registered_weights, verify_weights
 from model.errors import CheckpointError, InvalidImage, ModelError, UnsupportedFormat
-from model.inference.engine import InferenceEngine, available_cores
+from model.inference.cpu import available_cores
+from model.inference.engine import InferenceEngine
 from model.prediction import top_predictions
 from model.preprocess import Pixels, preprocess
 

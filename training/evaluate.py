@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from model import load_model
 from model.inference.engine import InferenceEngine, Precision
+from model.prediction import Prediction, top_predictions
 from model.preprocess import preprocess
 from training.calibration import calibration_error
 from training.data import VAL_FILE, read_encoded
@@ -46,12 +47,13 @@ def score_file(path: Path, data_dir: Path, device: str = "cpu", precision: Preci
     model = load_model(path)
     engine = InferenceEngine(model, device=device, precision=precision)
     photos, labels = read_encoded(data_dir / VAL_FILE)
-    results = []
+    results: list[list[Prediction]] = []
     for first in range(0, len(photos), engine.max_batch_size):
         batch = photos[first : first + engine.max_batch_size]
-        results.append(engine.predict([preprocess(photo, model.transform) for photo in batch], top_k=5))
-    probabilities = np.concatenate([result.probabilities for result in results])
-    return score(probabilities, np.concatenate([result.class_ids for result in results]), labels)
+        logits = engine.predict([preprocess(photo, model.transform) for photo in batch])  # (N, num_classes)
+        results += [top_predictions(row, model.labels, 5) for row in logits]
+    probabilities = np.array([[item.probability for item in result] for result in results], np.float32)
+    return score(probabilities, np.array([[item.class_id for item in result] for result in results]), labels)
 
 
 def main() -> None:

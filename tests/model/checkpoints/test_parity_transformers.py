@@ -26,6 +26,7 @@ from model.checkpoints.hf_folder import read_card
 from model.errors import CheckpointError, CheckpointMismatch
 from model.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from tests.model.conftest import attenuate, largest_difference, randomize
+from tests.model.pixels import assert_close_to_pillow
 
 TOLERANCE = 1e-4
 CLASSES: dict[int, Any] = {  # Any: transformers is not fully typed
@@ -97,23 +98,26 @@ class TestPixels:
         mean_and_std = {"image_mean": list(IMAGENET_MEAN), "image_std": list(IMAGENET_STD)}
         return {"size": {"shortest_edge": side}, "resample": resample} | mean_and_std
 
-    def level_differences(self, folder: Path, processor: Any, image: Image.Image) -> Tensor:  # Any: two classes
-        """Returns the absolute differences to the processor's pixels, in units of 1/255."""
+    def pixels(self, folder: Path, processor: Any, image: Image.Image) -> tuple[Tensor, Tensor]:  # Any: two classes
+        """Returns the pixels of the saved transform and those of the processor."""
         build().save_pretrained(folder)
         processor.save_pretrained(folder)
-        expected = processor(image, return_tensors="pt")["pixel_values"][0]
-        differences: Tensor = (load_model(folder).transform(image) - expected).abs()
-        return differences * torch.tensor(processor.image_std).view(3, 1, 1) * 255
+        return load_model(folder).transform(image), processor(image, return_tensors="pt")["pixel_values"][0]
+
+    def level_differences(self, folder: Path, processor: Any, image: Image.Image) -> Tensor:  # Any: two classes
+        """Returns the absolute differences of the pixels in units of 1/255."""
+        found, expected = self.pixels(folder, processor, image)
+        return (found - expected).abs() * torch.tensor(processor.image_std).view(3, 1, 1) * 255
 
     def test_pixels_match_the_pillow_processor(
         self, folder: Path, texture: Image.Image, settings: dict[str, Any]
     ) -> None:
-        assert self.level_differences(folder, ConvNextImageProcessorPil(**settings), texture).max() < 0.01
+        found, expected = self.pixels(folder, ConvNextImageProcessorPil(**settings), texture)
+        assert_close_to_pillow(found, expected, settings["image_std"])
 
     def test_pixels_match_the_torchvision_processor(
         self, folder: Path, texture: Image.Image, settings: dict[str, Any], resample: int
     ) -> None:
-        """It resizes in one pass, whereas Pillow rounds between two passes."""
         differences = self.level_differences(folder, ConvNextImageProcessor(**settings), texture)
         assert differences.max() < (1.01 if resample == 2 else 2.01)
         assert differences.flatten().sort().values[int(0.9999 * differences.numel())] < 1.01
@@ -121,14 +125,17 @@ class TestPixels:
     def test_rounds_an_odd_margin_down(self, folder: Path, settings: dict[str, Any]) -> None:
         noise = np.random.default_rng(0).integers(0, 256, (61, 90, 3), dtype=np.uint8)
         processor = ConvNextImageProcessorPil(**settings)
-        assert self.level_differences(folder, processor, Image.fromarray(noise)).max() < 0.01
+        differences = self.level_differences(folder, processor, Image.fromarray(noise))
+        assert differences.max() < 3.5  # a crop that is shifted by a pixel differs by 40 levels on average
+        assert differences.mean() < 0.5
 
 
 def test_uses_the_defaults_of_the_processor_for_absent_keys(folder: Path, texture: Image.Image) -> None:
     build().save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text('{"image_processor_type": "ConvNextImageProcessor"}')
     expected = ConvNextImageProcessorPil()(texture, return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(load_model(folder).transform(texture), expected)
+    transform = load_model(folder).transform
+    assert_close_to_pillow(transform(texture), expected, transform.std)
 
 
 def test_treats_null_as_absent(folder: Path) -> None:
