@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoints.load import save_checkpoint
+from model.checkpoints.native import save_checkpoint
 from model.preprocess import Transform
 from training.calibration import fit_temperature
 from training.data import Photos, class_labels

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from model import load_model
-from model.checkpoints.load import describe
+from model.checkpoints.load import inspect_checkpoint
 from training.calibration import fit_temperature
 from training.data import load_train, split
 from training.evaluate import SERVED
@@ -50,7 +50,7 @@ def test_export_writes_a_calibrated_float16_checkpoint(recipe: Recipe, data_dir:
     assert (model.name, model.transform, model.labels[3]) == (SERVED.stem, TRANSFORM, "espresso")
     assert model.config == recipe.network
     assert model.top1 == pytest.approx(score.top1, abs=0.01)
-    assert describe(path).dtypes == ("float16",)
+    assert inspect_checkpoint(path).dtypes == ("float16",)
     assert (path.parent / "training.png").stat().st_size > 1000
     assert score.photos == 9
     logits, served = trainer.predict_logits(held_out), predict_logits(model.network, held_out, CPU)
