@@ -9,7 +9,7 @@ from typing import Any
 from app.serving.batcher import BatchResult, DynamicBatcher
 
 WAIT_S = 20
-TICKS = 8  # iterations of the event loop: enough for everything that waits for nothing
+TICKS = 8  # iterations of the event loop that run every task that is ready
 
 
 class Squares:
@@ -41,7 +41,7 @@ Batcher = DynamicBatcher[int, int]
 
 @contextmanager
 def running(squares: Squares, **options: Any) -> Iterator[Batcher]:  # Any: the batcher's keyword arguments
-    """A batcher of numbers that is closed at the end."""
+    """Returns a batcher of numbers that is closed at the end."""
     batcher = Batcher(squares, **{"max_batch_size": 4} | options)
     try:
         yield batcher
@@ -50,7 +50,7 @@ def running(squares: Squares, **options: Any) -> Iterator[Batcher]:  # Any: the 
 
 
 def submit(batcher: Batcher, *items: int, timeout_s: float = WAIT_S) -> list[asyncio.Task[BatchResult[int]]]:
-    """One task per item."""
+    """Submits each item in a task of its own."""
 
     async def one_item(item: int) -> BatchResult[int]:
         async with asyncio.timeout(timeout_s):
@@ -60,6 +60,6 @@ def submit(batcher: Batcher, *items: int, timeout_s: float = WAIT_S) -> list[asy
 
 
 async def ticks() -> None:
-    """Lets everything run that waits for nothing."""
+    """Runs every task that is ready."""
     for _ in range(TICKS):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Who is admitted, how the limit follows the measured rate, and what a drain waits for."""
+"""Admission: the limit, how it follows the measured rate, Retry-After, and waiting until idle."""
 
 import asyncio
 
@@ -122,8 +122,8 @@ async def test_retries_are_spread() -> None:
 
 async def test_a_closed_service_admits_nothing() -> None:
     admission = build()
-    admission.closed = "closed for the test"
-    with pytest.raises(Unavailable, match="closed for the test"), admission.admit():
+    admission.closed = "shutdown 7"
+    with pytest.raises(Unavailable, match="shutdown 7"), admission.admit():
         pass
     assert admission.requests == 0
 

@@ -1,10 +1,9 @@
-"""Which items form a batch, and which result each of them gets."""
+"""DynamicBatcher: which items form a batch, and the result of each item."""
 
 import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from app.serving.errors import Unavailable
 from tests.app.serving.squares import WAIT_S, Batcher, Squares, running, submit, ticks
+from tests.app.types import Until
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +57,7 @@ async def test_two_workers_run_two_batches_at_the_same_time(squares: Squares) ->
         assert [(await task).value for task in tasks] == [1, 4, 9, 16]
 
 
-async def test_results_say_where_the_time_went(squares: Squares) -> None:
+async def test_results_contain_the_time_in_the_queue_and_in_the_batch(squares: Squares) -> None:
     squares.gate.clear()
     with running(squares) as batcher:
         [first] = submit(batcher, 1)
@@ -116,7 +116,7 @@ async def test_a_wrong_number_of_results_fails_the_batch() -> None:
 
 
 async def test_a_fatal_exception_closes_the_batcher(squares: Squares) -> None:
-    squares.failures = {0: ConnectionError("the device has gone")}
+    squares.failures = {0: ConnectionError("device 7")}
     squares.gate.clear()
     with running(squares, fatal=(ConnectionError,)) as batcher:
         tasks = submit(batcher, 0)
@@ -126,7 +126,7 @@ async def test_a_fatal_exception_closes_the_batcher(squares: Squares) -> None:
         squares.gate.set()
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             assert isinstance(result, Unavailable)
-        assert "the device has gone" in (batcher.failure or "")
+        assert "device 7" in (batcher.failure or "")
         with pytest.raises(Unavailable):
             await batcher.submit(3)
     assert squares.batches == [[0]]
@@ -167,9 +167,7 @@ async def test_close_stops_the_threads(squares: Squares) -> None:
     assert not thread.is_alive()
 
 
-async def test_a_batch_that_does_not_end_is_a_failure_while_it_lasts(
-    squares: Squares, until: Callable[[Callable[[], object]], Any]
-) -> None:
+async def test_a_batch_that_does_not_end_is_a_failure_while_it_lasts(squares: Squares, until: Until) -> None:
     squares.gate.clear()
     with running(squares, stall_after_s=0.02) as batcher:
         [task] = submit(batcher, 3)

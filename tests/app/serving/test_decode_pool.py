@@ -5,9 +5,8 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +15,15 @@ from app.serving.decode_pool import DecodePool
 from model.errors import InvalidImage
 from model.preprocess import Pixels
 from tests.app.serving.squares import WAIT_S, ticks
+from tests.app.types import Until
 
 pytestmark = pytest.mark.anyio
 
 PIXELS = np.zeros((1, 1, 3), np.uint8)
-Until = Callable[[Callable[[], object]], Any]  # Any: the fixture's coroutine
+
+
+class Upload(bytearray):
+    """Bytes that can be weakly referenced."""
 
 
 class Decoder:
@@ -57,7 +60,7 @@ def pool_of(decoder: Decoder, threads: int = 2, timeout_s: float = WAIT_S) -> It
         pool.close()
 
 
-async def test_returns_pixels_and_raises_what_the_decoder_raises() -> None:
+async def test_returns_the_pixels_or_raises_the_error_of_the_decoder() -> None:
     with pool_of(Decoder()) as pool:
         assert await pool.run(b"good") is PIXELS
         with pytest.raises(InvalidImage):
@@ -71,7 +74,7 @@ async def test_never_decodes_more_images_at_once_than_there_are_threads() -> Non
     assert 1 <= decoder.most_running <= 2
 
 
-async def test_a_cancelled_caller_keeps_the_place_until_its_thread_is_done(until: Until) -> None:
+async def test_a_cancelled_image_occupies_its_thread_until_the_decoder_returns(until: Until) -> None:
     decoder = Decoder()
     decoder.gate.clear()
     with pool_of(decoder, threads=1) as pool:
@@ -93,7 +96,7 @@ async def test_a_decoder_that_takes_too_long_is_an_invalid_image_and_counts_as_s
     with pool_of(decoder, threads=2, timeout_s=0.01) as pool:
         with pytest.raises(InvalidImage):
             await pool.run(b"")
-        assert pool.stuck_s == 0  # one thread is left
+        assert pool.stuck_s == 0  # one thread is free
         with pytest.raises(InvalidImage):
             await pool.run(b"")
         await until(lambda: pool.stuck_s > 0)
@@ -104,19 +107,14 @@ async def test_a_decoder_that_takes_too_long_is_an_invalid_image_and_counts_as_s
         assert await pool.run(b"") is PIXELS
 
 
-async def test_an_upload_whose_caller_is_gone_is_not_kept(until: Until) -> None:
-    class Upload(bytearray):
-        """Bytes that can be watched."""
-
-        __hash__ = object.__hash__
-
+async def test_the_upload_of_a_cancelled_request_is_freed(until: Until) -> None:
     decoder = Decoder()
     decoder.gate.clear()
     with pool_of(decoder, threads=1) as pool:
         running = asyncio.create_task(pool.run(b""))
         await until(lambda: decoder.running == 1)
         uploads = [Upload(b"1234") for _ in range(4)]
-        kept = weakref.WeakSet(uploads)
+        references = [weakref.ref(upload) for upload in uploads]
         tasks = [asyncio.create_task(pool.run(upload)) for upload in uploads]  # type: ignore[arg-type]  # like bytes
         await ticks()
         for task in tasks:
@@ -126,7 +124,7 @@ async def test_an_upload_whose_caller_is_gone_is_not_kept(until: Until) -> None:
         tasks.clear()
         del task
         gc.collect()
-        assert len(kept) == 0
+        assert [reference() for reference in references] == [None] * 4
         decoder.gate.set()
         await running
 

@@ -1,4 +1,4 @@
-"""Log lines in both formats, and a reader that does not read."""
+"""Log lines in both formats, and streams that block or are closed."""
 
 import io
 import json
@@ -70,7 +70,7 @@ def test_text_lines_have_a_level_and_respect_the_lowest_one() -> None:
     assert line.endswith("INFO x: shown")
 
 
-def test_a_blocked_stream_blocks_nobody_and_dropped_lines_are_counted() -> None:
+def test_a_blocked_stream_does_not_block_loggers_and_dropped_lines_are_counted() -> None:
     stream = BlockedStream()
     handler = QueuedHandler(stream, logging.Formatter("%(message)s"), queue_size=10)
     logger = logging.Logger("blocked")

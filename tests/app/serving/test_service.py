@@ -1,27 +1,27 @@
-"""Encoded image to labelled predictions: what is rejected where, when the service is healthy, and how it drains."""
+"""ClassificationService: predictions, rejected images, health, and shutdown."""
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from app.serving.errors import InvalidParameter, Overloaded, Unavailable
 from app.serving.service import Classification, ClassificationService, Limits
 from app.serving.telemetry import Telemetry
 from model.errors import DeviceLost, EngineError, ImageTooLarge, InvalidImage, UnsupportedFormat
-from model.inference.engine import InferenceEngine
-from tests.app.fake_engine import FakeEngine
+from model.preprocess import Pixels
+from tests.app.fake_engine import FakeEngine, as_engine
 from tests.app.serving.squares import WAIT_S, ticks
+from tests.app.types import Grey, Until
+from tests.conftest import Encode, MakePhoto
 
 pytestmark = pytest.mark.anyio
 
-Encode = Callable[..., bytes]
-Until = Callable[[Callable[[], object]], Any]  # Any: the fixture's coroutine
 LIMITS = Limits(
     default_top_k=3,
     max_queue_size=4,
@@ -36,7 +36,7 @@ LIMITS = Limits(
 
 @asynccontextmanager
 async def started(engine: FakeEngine, limits: Limits = LIMITS) -> AsyncIterator[ClassificationService]:
-    service = ClassificationService(cast(InferenceEngine, engine), Telemetry(), limits)  # as much of one as it needs
+    service = ClassificationService(as_engine(engine), Telemetry(), limits)
     service.start()
     try:
         yield service
@@ -46,13 +46,13 @@ async def started(engine: FakeEngine, limits: Limits = LIMITS) -> AsyncIterator[
 
 
 async def classify(service: ClassificationService, data: bytes, top_k: int | None = None) -> Classification:
-    """One request, as the route makes it."""
+    """Classifies one image as the route does."""
     async with asyncio.timeout(WAIT_S):
         with service.admit():
             return await service.classify(data, top_k)
 
 
-async def test_an_image_becomes_labelled_predictions(engine: FakeEngine, grey: Encode) -> None:
+async def test_an_image_becomes_labelled_predictions(engine: FakeEngine, grey: Grey) -> None:
     async with started(engine) as service:
         result = await classify(service, grey(7), 2)
     assert [(item.label, item.class_id) for item in result.predictions] == [("grey 7", 7), ("grey 8", 8)]
@@ -61,14 +61,14 @@ async def test_an_image_becomes_labelled_predictions(engine: FakeEngine, grey: E
     assert result.queue_s >= 0
 
 
-async def test_the_default_top_k_is_at_most_the_number_of_labels(engine: FakeEngine, grey: Encode) -> None:
+async def test_the_default_top_k_is_at_most_the_number_of_labels(engine: FakeEngine, grey: Grey) -> None:
     async with started(engine) as service:
         assert len((await classify(service, grey(7))).predictions) == 3
     async with started(engine, replace(LIMITS, default_top_k=1000)) as service:
         assert len((await classify(service, grey(7))).predictions) == 256
 
 
-async def test_each_image_of_a_batch_has_its_own_top_k(engine: FakeEngine, grey: Encode) -> None:
+async def test_each_image_of_a_batch_has_its_own_top_k(engine: FakeEngine, grey: Grey) -> None:
     engine.gate.clear()
     async with started(engine) as service:
         tasks = [asyncio.create_task(classify(service, grey(0), 1))]
@@ -79,7 +79,7 @@ async def test_each_image_of_a_batch_has_its_own_top_k(engine: FakeEngine, grey:
 
 
 @pytest.mark.parametrize("top_k", [0, -1, 257])
-async def test_rejects_a_top_k_out_of_range(engine: FakeEngine, grey: Encode, top_k: int) -> None:
+async def test_rejects_a_top_k_out_of_range(engine: FakeEngine, grey: Grey, top_k: int) -> None:
     async with started(engine) as service:
         with pytest.raises(InvalidParameter):
             await classify(service, grey(0), top_k)
@@ -89,7 +89,7 @@ async def test_rejects_a_top_k_out_of_range(engine: FakeEngine, grey: Encode, to
     ("data", "error"), [(b"words", UnsupportedFormat), (b"\x89PNG\r\n\x1a\n", InvalidImage)], ids=["text", "header"]
 )
 async def test_a_broken_image_is_rejected_by_kind_and_frees_its_place(
-    engine: FakeEngine, grey: Encode, data: bytes, error: type[Exception]
+    engine: FakeEngine, grey: Grey, data: bytes, error: type[Exception]
 ) -> None:
     async with started(engine, replace(LIMITS, max_queue_size=1)) as service:
         for _ in range(3):
@@ -99,9 +99,7 @@ async def test_a_broken_image_is_rejected_by_kind_and_frees_its_place(
     assert engine.batches == [[1]]
 
 
-async def test_rejects_an_image_with_too_many_pixels(
-    engine: FakeEngine, make_photo: Callable[..., Any], encode: Encode
-) -> None:  # Any: Pillow's image
+async def test_rejects_an_image_with_too_many_pixels(engine: FakeEngine, make_photo: MakePhoto, encode: Encode) -> None:
     async with started(engine) as service:
         with pytest.raises(ImageTooLarge):
             await classify(service, encode(make_photo(101, 100)))
@@ -109,7 +107,7 @@ async def test_rejects_an_image_with_too_many_pixels(
 
 
 async def test_is_unavailable_if_there_is_not_enough_memory_to_decode(
-    engine: FakeEngine, grey: Encode, monkeypatch: pytest.MonkeyPatch
+    engine: FakeEngine, grey: Grey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def exhausted(*_arguments: object, **_options: object) -> None:
         raise MemoryError
@@ -120,7 +118,7 @@ async def test_is_unavailable_if_there_is_not_enough_memory_to_decode(
             await classify(service, grey(0))
 
 
-async def test_a_full_service_rejects_before_decoding(engine: FakeEngine, grey: Encode) -> None:
+async def test_a_full_service_rejects_before_decoding(engine: FakeEngine, grey: Grey) -> None:
     engine.gate.clear()
     async with started(engine, replace(LIMITS, max_queue_size=3)) as service:
         tasks = [asyncio.create_task(classify(service, grey(0))) for _ in range(3)]
@@ -133,12 +131,12 @@ async def test_a_full_service_rejects_before_decoding(engine: FakeEngine, grey: 
 
 
 async def test_a_result_that_is_not_finite_fails_its_image_alone(
-    engine: FakeEngine, grey: Encode, monkeypatch: pytest.MonkeyPatch
+    engine: FakeEngine, grey: Grey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logits_of = engine.predict
+    finite = engine.predict
 
-    def predict(images: list[Any]) -> Any:  # Any: NumPy arrays
-        logits = logits_of(images)
+    def predict(images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        logits = finite(images)
         logits[[image[0, 0, 0] == 13 for image in images]] = np.nan
         return logits
 
@@ -152,7 +150,7 @@ async def test_a_result_that_is_not_finite_fails_its_image_alone(
     assert [type(result) for result in results] == [Classification, Classification, Unavailable]
 
 
-async def test_one_failed_batch_leaves_the_service_ready(engine: FakeEngine, grey: Encode) -> None:
+async def test_one_failed_batch_leaves_the_service_ready(engine: FakeEngine, grey: Grey) -> None:
     engine.failures = [EngineError("failed once")]
     async with started(engine) as service:
         with pytest.raises(Unavailable):
@@ -162,7 +160,7 @@ async def test_one_failed_batch_leaves_the_service_ready(engine: FakeEngine, gre
 
 
 async def test_three_failed_batches_in_a_row_make_it_failing_until_a_probe_succeeds(
-    engine: FakeEngine, grey: Encode, until: Until
+    engine: FakeEngine, grey: Grey, until: Until
 ) -> None:
     engine.failures = [EngineError("failed")] * 5
     async with started(engine) as service:
@@ -176,7 +174,7 @@ async def test_three_failed_batches_in_a_row_make_it_failing_until_a_probe_succe
         assert await classify(service, grey(1))
 
 
-async def test_ten_failed_batches_in_a_row_make_it_failed(engine: FakeEngine, grey: Encode, until: Until) -> None:
+async def test_ten_failed_batches_in_a_row_make_it_failed(engine: FakeEngine, grey: Grey, until: Until) -> None:
     engine.failures = [EngineError("failed")] * 1000
     async with started(engine) as service:
         for _ in range(3):
@@ -185,7 +183,7 @@ async def test_ten_failed_batches_in_a_row_make_it_failed(engine: FakeEngine, gr
         await until(lambda: service.status == "failed")
 
 
-async def test_a_lost_device_makes_it_failed(engine: FakeEngine, grey: Encode) -> None:
+async def test_a_lost_device_makes_it_failed(engine: FakeEngine, grey: Grey) -> None:
     engine.failures = [DeviceLost("an illegal memory access")]
     async with started(engine) as service:
         with pytest.raises(Unavailable):
@@ -197,7 +195,7 @@ async def test_a_lost_device_makes_it_failed(engine: FakeEngine, grey: Encode) -
 
 
 async def test_stuck_decoders_make_it_failing_and_later_failed(
-    engine: FakeEngine, grey: Encode, monkeypatch: pytest.MonkeyPatch, until: Until
+    engine: FakeEngine, grey: Grey, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:
     gate = threading.Event()
 
@@ -214,7 +212,7 @@ async def test_stuck_decoders_make_it_failing_and_later_failed(
         await until(lambda: service.status == "ready")
 
 
-async def test_a_drain_waits_for_admitted_requests_and_admits_no_more(engine: FakeEngine, grey: Encode) -> None:
+async def test_a_drain_waits_for_admitted_requests_and_admits_no_more(engine: FakeEngine, grey: Grey) -> None:
     async with started(engine) as service:
         with service.admit():
             draining = asyncio.create_task(service.drain(WAIT_S))
@@ -228,7 +226,7 @@ async def test_a_drain_waits_for_admitted_requests_and_admits_no_more(engine: Fa
             await draining
 
 
-async def test_a_drain_ends_after_its_grace_period(engine: FakeEngine, grey: Encode) -> None:
+async def test_a_drain_ends_after_its_grace_period(engine: FakeEngine, grey: Grey) -> None:
     engine.gate.clear()
     async with started(engine) as service:
         task = asyncio.create_task(classify(service, grey(0)))
@@ -240,7 +238,7 @@ async def test_a_drain_ends_after_its_grace_period(engine: FakeEngine, grey: Enc
 
 
 async def test_closing_fails_requests_that_wait_for_a_decoder(
-    engine: FakeEngine, grey: Encode, monkeypatch: pytest.MonkeyPatch
+    engine: FakeEngine, grey: Grey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, gate = threading.Event(), threading.Event()
 
@@ -260,7 +258,7 @@ async def test_closing_fails_requests_that_wait_for_a_decoder(
                     await task
 
 
-async def test_closing_fails_requests_that_wait_for_the_engine(engine: FakeEngine, grey: Encode) -> None:
+async def test_closing_fails_requests_that_wait_for_the_engine(engine: FakeEngine, grey: Grey) -> None:
     engine.gate.clear()
     async with started(engine) as service:
         task = asyncio.create_task(classify(service, grey(0)))

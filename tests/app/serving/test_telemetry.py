@@ -1,4 +1,4 @@
-"""The collectors' text."""
+"""Telemetry: the metrics in Prometheus' text format."""
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -6,7 +6,7 @@ from app.serving.telemetry import Telemetry
 
 
 def samples(telemetry: Telemetry) -> dict[str, float]:
-    """The samples without labels."""
+    """Returns the values of the samples without labels."""
     families = text_string_to_metric_families(telemetry.render().decode())
     return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
 
