@@ -84,3 +84,14 @@ def test_environment_variables_are_settings(container: Yaml) -> None:
 def test_a_cpu_limit_sets_the_thread_counts(container: Yaml) -> None:
     assert int(container["resources"]["limits"]["cpu"]) >= 1
     assert not {"CONVNEXT_CPU_THREADS", "CONVNEXT_DECODE_THREADS"} & {entry["name"] for entry in container["env"]}
+
+
+def test_the_network_policy_selects_the_pod_and_opens_its_port_alone(
+    manifests: dict[str, Yaml], container: Yaml
+) -> None:
+    policy = manifests["NetworkPolicy"]["spec"]
+    labels = manifests["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    [rule] = policy["ingress"]
+    assert [port["port"] for port in rule["ports"]] == [port["name"] for port in container["ports"]]
