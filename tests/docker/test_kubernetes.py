@@ -1,7 +1,6 @@
 """The Kubernetes manifest, parsed but not applied: probes, timeouts and restrictions."""
 
 import os
-import re
 import shutil
 import string
 import subprocess
