@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 
-from starlette.routing import Mount
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.dependencies import AppContext
@@ -106,13 +106,17 @@ class _Exchange:
         access_log.info("%s %s %d %.1f ms", self.scope["method"], route, status, 1000 * duration_s, extra=extra)
 
     def _route(self) -> str:
-        """The path of the route as it was declared, with that of the application it is mounted in."""
+        """The path of the route as it was declared, after that of the application it is mounted in."""
         route = self.scope.get("route")
-        path: str = getattr(route, "path", _UNMATCHED)
-        if route is None or isinstance(route, Mount):
-            return path
-        mounted_at: str = self.scope.get("root_path", "")[self._root_length :]
-        return mounted_at + path
+        if isinstance(route, Route):  # includes FastAPI's
+            mounted_at: str = self.scope.get("root_path", "")[self._root_length :]
+            return mounted_at + route.path
+        # FastAPI names no route for plain Starlette routes and mounted applications.
+        endpoint = self.scope.get("endpoint")
+        for outer in self.scope["router"].routes if endpoint is not None else ():
+            if endpoint is getattr(outer, "app" if isinstance(outer, Mount) else "endpoint", None):
+                return str(outer.path)
+        return _UNMATCHED
 
 
 def _request_id(scope: Scope) -> str:
