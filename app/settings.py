@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     api_keys: Annotated[frozenset[SecretStr], NoDecode] = Field(
         frozenset(), description="API keys, separated by commas; if set, /predict and /model need one."
     )
+    api_keys_file: Path | None = Field(
+        None, description="File of API keys, one per line, # for comments; read again when it changes."
+    )
     cache_dir: Path | None = Field(None, description="Folder for downloaded weights; unset: the user's cache folder.")
     shutdown_grace_s: float = Field(
         30.0, gt=0, le=3600, description="After SIGTERM, time for accepted requests to complete, in seconds."
