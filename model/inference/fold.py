@@ -1,6 +1,7 @@
-"""Exact algebra done once at load: normalisation, LayerNorm affine and LayerScale move into neighbouring weights.
+"""Folds normalization, the affine part of LayerNorm and LayerScale into the neighboring weights, once at load.
 
-What is folded no longer costs a pass over the activations: x·g + b before a linear map W is W·diag(g) and W·b + bias.
+The result is algebraically exact and saves passes over the activations: x·g + b before a linear map W is W·diag(g)
+and W·b + bias.
 """
 
 import copy
@@ -14,12 +15,12 @@ from model.preprocess import Transform
 
 
 def fold(network: ConvNeXt, transform: Transform) -> ConvNeXt:
-    """A copy of ``network`` that takes raw pixels, float ``(N, 3, H, W)`` in 0…255, and gives the same logits.
+    """Returns a copy of ``network`` that computes the same logits from pixels, float ``(N, 3, H, W)`` in 0…255.
 
-    An overlapping stem pads with zeros, which in pixels are not the mean's colour, so there the normalisation stays
-    outside as a ``Normalise`` in front of the stem; everything else is folded for every kind of network.
+    An overlapping stem pads with zeros, which are not the mean of the pixels, so its normalization is not folded but
+    becomes a ``Normalize`` in front of the stem.
     """
-    folded = copy.deepcopy(network).double().eval()  # sums of products, so in float64
+    folded = copy.deepcopy(network).double().eval()  # float64, as weights are summed
     with torch.no_grad():
         _fold_input(folded, transform)
         for stage in folded.stages:
@@ -28,7 +29,7 @@ def fold(network: ConvNeXt, transform: Transform) -> ConvNeXt:
     return folded.float().requires_grad_(False)
 
 
-class Normalise(nn.Module):
+class Normalize(nn.Module):
     """``(pixels - mean) / std`` with per-channel ``mean`` and ``std`` of 0…255."""
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
@@ -44,7 +45,7 @@ def _fold_input(network: ConvNeXt, transform: Transform) -> None:
     mean = 255 * torch.tensor(transform.mean, dtype=torch.float64)
     std = 255 * torch.tensor(transform.std, dtype=torch.float64)
     if network.config.stem != "patch":
-        network.stem = nn.Sequential(Normalise(mean, std), *network.stem)
+        network.stem = nn.Sequential(Normalize(mean, std), *network.stem)
         return
     _fold_affine(1 / std, -mean / std, cast(nn.Conv2d, network.stem[0]))
 
@@ -66,7 +67,7 @@ def _fold_block(block: Block) -> None:
 
 
 def _fold_norm(norm: nn.LayerNorm, linear: nn.Linear | nn.Conv2d) -> None:
-    """Moves a LayerNorm's affine into what follows; a mean over the map may stand between, it commutes."""
+    """Folds a LayerNorm's affine part into the next linear layer, also across a mean over positions."""
     _fold_affine(norm.weight, norm.bias, linear)
     norm.register_parameter("weight", None)
     norm.register_parameter("bias", None)

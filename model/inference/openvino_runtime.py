@@ -22,7 +22,7 @@ from openvino import Output, Type, opset13
 
 from model.convnext import Block, ChannelNorm, ConvNeXt, GlobalResponseNorm, Stage
 from model.errors import EngineError
-from model.inference.fold import Normalise
+from model.inference.fold import Normalize
 
 _TUNING_S = 0.3
 _MAX_TUNING_RUNS = 20
@@ -156,7 +156,7 @@ def _chain(x: Output, modules: nn.Sequential) -> Output:
                 x = _norm(x, module)
             case nn.GELU():
                 x = opset13.gelu(x, "erf").output(0)
-            case Normalise():
+            case Normalize():
                 x = opset13.divide(opset13.subtract(x, _constant(module.mean)), _constant(module.std)).output(0)
             case _:
                 raise EngineError(f"OpenVINO has no counterpart for {module}")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -12,8 +12,10 @@ from PIL import Image
 
 from app.main import create_app
 from app.settings import Settings
-from tests.app.fake_engine import WAIT_S, FakeEngine
+from tests.app.fake_engine import WAIT_S, FakeEngine, as_engine
 from tests.app.serving.squares import Squares
+from tests.app.types import Call, Client, Connect, Grey, MakeApp, Message, Problem, Receive, Until
+from tests.conftest import Encode
 
 
 @pytest.fixture
@@ -26,15 +28,15 @@ def engine() -> Iterator[FakeEngine]:
 
 @pytest.fixture
 def squares() -> Iterator[Squares]:
-    """The run of a batcher of numbers."""
+    """The function that a batcher of numbers runs."""
     run = Squares()
     yield run
     run.gate.set()
 
 
 @pytest.fixture
-def until() -> Callable[[Callable[[], object]], Any]:
-    """``await until(condition)``: lets everything else run until the condition holds."""
+def until() -> Until:
+    """``await until(condition)`` runs other tasks until the condition holds."""
 
     async def wait(condition: Callable[[], object]) -> None:
         async with asyncio.timeout(WAIT_S):
@@ -45,33 +47,35 @@ def until() -> Callable[[Callable[[], object]], Any]:
 
 
 @pytest.fixture
-def grey(encode: Callable[..., bytes]) -> Callable[..., bytes]:
-    """``grey(level)``: an encoded image that the fake engine answers with class ``level``."""
+def grey(encode: Encode) -> Grey:
+    """``grey(level)`` returns an encoded image that the fake engine classifies as ``level``."""
 
-    def make(level: int, format: str = "PNG") -> bytes:  # noqa: A002
+    def make(level: int, format: str = "PNG") -> bytes:  # noqa: A002 - Pillow's name
         return encode(Image.new("RGB", (12, 10), (level, level, level)), format)
 
     return make
 
 
 @pytest.fixture
-def make_app(engine: FakeEngine) -> Callable[..., FastAPI]:
-    """``make_app(**settings)``: the application on the fake engine."""
-    return lambda **settings: create_app(Settings(**{"decode_threads": 2} | settings), engine)
+def make_app(engine: FakeEngine) -> MakeApp:
+    """``make_app(**settings)`` returns the application with the fake engine."""
+
+    def make(**settings: Any) -> FastAPI:  # Any: settings of different types
+        return create_app(Settings(**{"decode_threads": 2} | settings), as_engine(engine))
+
+    return make
 
 
 @pytest.fixture
-def connect(
-    make_app: Callable[..., FastAPI], engine: FakeEngine
-) -> Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]:
-    """``async with connect(**settings) as client``: the started service; ``client.app`` is its application."""
+def connect(make_app: MakeApp, engine: FakeEngine) -> Connect:
+    """``async with connect(**settings) as client`` runs the service; ``client.app`` is its application."""
 
     @asynccontextmanager
-    async def start(app: FastAPI | None = None, **settings: object) -> AsyncIterator[httpx.AsyncClient]:
+    async def start(app: FastAPI | None = None, **settings: Any) -> AsyncIterator[Client]:  # Any: settings
         app = app or make_app(**settings)
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://service", timeout=WAIT_S) as client:
+            async with Client(transport=transport, base_url="http://service", timeout=WAIT_S) as client:
                 client.app = app
                 try:
                     yield client
@@ -82,41 +86,42 @@ def connect(
 
 
 @pytest.fixture
-def problem() -> Callable[[httpx.Response, int, str], str]:
-    """``problem(response, status, type)``: holds a response to RFC 9457 and to its row; gives the detail."""
+def problem() -> Problem:
+    """``problem(response, status, type)`` asserts that a response is such a problem of RFC 9457; returns its detail."""
 
-    def check(response: httpx.Response, status: int, type: str) -> str:  # noqa: A002
+    def check(response: httpx.Response, status: int, type: str) -> str:  # noqa: A002 - RFC 9457's name
         assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
         body = response.json()
         assert (body["type"], body["status"]) == (type, status)
         assert set(body) == {"type", "title", "status", "detail"}
-        assert isinstance(body["title"], str)
-        assert body["title"]
-        assert isinstance(body["detail"], str)
-        assert body["detail"]
+        title, detail = body["title"], body["detail"]
+        assert isinstance(title, str)
+        assert title
+        assert isinstance(detail, str)
+        assert detail
         assert response.headers["x-request-id"]
-        return body["detail"]
+        return detail
 
     return check
 
 
 @pytest.fixture
-def call() -> Callable[..., Any]:
-    """``await call(app, receive, …)``: one request at the level of ASGI; gives ``(status, headers, body)``."""
+def call() -> Call:
+    """``await call(app, receive, …)`` sends one ASGI request; returns ``(status, headers, body)``."""
 
     async def request(
         app: FastAPI,
-        receive: Callable[[], Any],
+        receive: Receive,
         path: str = "/predict",
         headers: dict[str, str] | None = None,
         method: str = "POST",
     ) -> tuple[int, dict[str, str], bytes]:
-        sent: list[dict[str, Any]] = []
+        sent: list[Message] = []
 
-        async def send(message: dict[str, Any]) -> None:
+        async def send(message: Message) -> None:
             sent.append(message)
 
-        scope = {
+        scope: Message = {
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
@@ -133,7 +138,7 @@ def call() -> Callable[..., Any]:
         }
         async with asyncio.timeout(WAIT_S):
             await app(scope, receive, send)
-        head = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-        return sent[0]["status"], head, b"".join(message.get("body", b"") for message in sent[1:])
+        response_headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        return sent[0]["status"], response_headers, b"".join(message.get("body", b"") for message in sent[1:])
 
     return request

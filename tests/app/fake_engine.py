@@ -1,21 +1,23 @@
-"""An engine that a test holds in its hand."""
+"""A fake engine whose batches tests can hold and make fail."""
 
 import asyncio
 import threading
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from model import Transform
+from model.inference.engine import InferenceEngine
 from model.preprocess import Pixels
 
 WAIT_S = 20  # more than anything takes; only a failing test waits for so long
 
 
 class FakeEngine:
-    """Answers class v for an image of grey level v; its runs can be held at a gate and made to fail."""
+    """Classifies an image of grey level v as class v. Batches can be held with ``gate``, and fail with ``failures``."""
 
     def __init__(self, max_batch_size: int = 8) -> None:
         self.model = SimpleNamespace(
@@ -37,16 +39,21 @@ class FakeEngine:
         self._entered = threading.Semaphore(0)
 
     def predict(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
-        """Logits ``(N, 256)`` that fall by log 2 per class, starting at the class of the image."""
+        """Returns logits ``(N, 256)`` that fall by log 2 per class, starting at the class of the image."""
         levels = [int(image[0, 0, 0]) for image in images]
         self.batches.append(levels)
         self._entered.release()
         assert self.gate.wait(WAIT_S)
         if self.failures:
             raise self.failures.pop(0)
-        distance = (np.arange(256) - np.array(levels)[:, None]) % 256
-        return (-np.log(2) * distance).astype(np.float32)
+        distance = (np.arange(256) - np.array(levels)[:, None]) % 256  # (N, 256)
+        return np.asarray(-np.log(2) * distance, np.float32)
 
     async def entered(self) -> None:
-        """Waits for one more run to begin."""
+        """Waits until one more batch has started."""
         assert await asyncio.to_thread(self._entered.acquire, timeout=WAIT_S)
+
+
+def as_engine(engine: FakeEngine) -> InferenceEngine:
+    """Returns the same object, typed as the engine that it replaces."""
+    return cast(InferenceEngine, engine)  # has every attribute that the service uses

@@ -1,33 +1,41 @@
-"""``slow_server GATE GRACE_S``: a server in a process of its own whose engine holds each run until a file appears."""
+"""``slow_server GRACE_S``: a server whose fake engine holds every batch until standard input is closed."""
 
 import sys
-import time
-from pathlib import Path
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from app.main import create_app
 from app.server import bind, serve
 from app.serving.logs import configure_logging
 from app.settings import Settings
-from tests.app.fake_engine import FakeEngine
+from model.preprocess import Pixels
+from tests.app.fake_engine import FakeEngine, as_engine
 
 
 class HeldEngine(FakeEngine):
-    """Says when a run begins, and ends it when the gate's file is there."""
+    """Prints a line when a batch starts, and completes no batch before standard input is closed."""
 
-    def __init__(self, gate_file: Path) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._gate_file = gate_file
+        self.gate.clear()
+        threading.Thread(target=self._open_at_end_of_input, daemon=True).start()
 
-    def predict(self, images):
-        print("running", flush=True)  # noqa: T201 - for the test that listens
-        while not self._gate_file.exists():
-            time.sleep(0.005)  # between two processes there is no event
+    def predict(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        """As ``FakeEngine``."""
+        print("running", flush=True)  # noqa: T201 - read by the test
         return super().predict(images)
+
+    def _open_at_end_of_input(self) -> None:
+        sys.stdin.read()
+        self.gate.set()
 
 
 if __name__ == "__main__":
     configure_logging("text", "info", sys.stderr)
-    settings = Settings(decode_threads=1, shutdown_grace_s=float(sys.argv[2]))
+    settings = Settings(decode_threads=1, shutdown_grace_s=float(sys.argv[1]))
     with bind("127.0.0.1", 0) as listener:
-        app = create_app(settings, HeldEngine(Path(sys.argv[1])))
+        app = create_app(settings, as_engine(HeldEngine()))
         serve(app, listener, grace_s=settings.shutdown_grace_s, max_connections=100)

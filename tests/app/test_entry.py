@@ -1,4 +1,4 @@
-"""The command's entry: what a SIGTERM does before the server is there."""
+"""The entry point: what a SIGTERM does while the service starts."""
 
 import os
 import signal
@@ -9,11 +9,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_sigterm_while_it_starts_ends_it_through_a_handler(tmp_path):
-    """Without one it would die of the signal (-15) here, and ignore it as process 1 of a container."""
+def test_sigterm_during_startup_ends_the_process_through_a_handler(tmp_path: Path) -> None:
+    """Without a handler the exit code would be -15, and process 1 of a container would ignore the signal."""
     gate = tmp_path / "checkpoint.safetensors"
-    os.mkfifo(gate)  # reading the checkpoint waits here, so the signal comes in the middle of the start
+    os.mkfifo(gate)  # the service blocks while it reads its checkpoint
     process = subprocess.Popen([sys.executable, "-m", "app", "serve", "--port", "0", "--model", gate], cwd=ROOT)
-    with gate.open("wb"):  # opens once the service has opened the other end
+    with gate.open("wb"):  # blocks until the service has opened the checkpoint
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 128 + signal.SIGTERM

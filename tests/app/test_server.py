@@ -1,4 +1,4 @@
-"""Signals to a real process: what was accepted is answered, and the process ends with 0."""
+"""A server process: how it drains on a signal, how many connections it allows, and errors at startup."""
 
 import contextlib
 import os
@@ -10,13 +10,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
+from app.main import create_app
 from app.server import bind, serve
+from app.settings import Settings
+from tests.app.types import Grey
+from tests.conftest import Encode, MakePhoto
 
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("convnext-serve")  # as it is installed
@@ -25,41 +29,53 @@ PNG = {"content-type": "image/png"}
 
 
 class Process:
-    """A server process and what it says, line by line."""
+    """A server process whose output can be awaited line by line."""
 
     def __init__(self, *arguments: str) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self.popen = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
-            env=environment,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
         self._lines: queue.Queue[str] = queue.Queue()
-        self.said: list[str] = []
+        self._output: list[str] = []
         threading.Thread(target=self._read, daemon=True).start()
 
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """Waits for a line of the output that matches."""
+        while line := self._lines.get(timeout=WAIT_S):
+            self._output.append(line)
+            if match := re.search(pattern, line):
+                return match
+        pytest.fail(f"the process ended before {pattern!r}: {''.join(self._output)}")
+
+    def url(self) -> str:
+        """Waits until the server listens."""
+        url = self.wait_for(r'listening on (http://[^\s"]+:\d+)')[1]
+        with httpx.Client(transport=httpx.HTTPTransport(retries=20), timeout=WAIT_S) as client:
+            assert client.get(f"{url}/health/ready").status_code == 200
+        return url
+
+    def close_input(self) -> None:
+        """Opens the gate of ``slow_server``."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.close()
+
     def _read(self) -> None:
+        assert self.popen.stdout is not None
         for line in self.popen.stdout:
             self._lines.put(line)
         self._lines.put("")
 
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        while line := self._lines.get(timeout=WAIT_S):
-            self.said.append(line)
-            if match := re.search(pattern, line):
-                return match
-        pytest.fail(f"it ended without saying {pattern!r}: {''.join(self.said)}")
-
-    def url(self) -> str:
-        return self.wait_for(r"listening on (http://\S+:\d+)")[1]
-
 
 @contextlib.contextmanager
 def running(*arguments: str) -> Iterator[Process]:
+    """A process of ``python *arguments`` that is killed at the end."""
     process = Process(*arguments)
     try:
         yield process
@@ -69,82 +85,99 @@ def running(*arguments: str) -> Iterator[Process]:
         process.popen.wait(WAIT_S)
 
 
-def wait_until_up(client: httpx.Client, url: str) -> None:
-    """The port is bound, and named, before it listens."""
-    transport = httpx.HTTPTransport(retries=20)
-    with httpx.Client(transport=transport, timeout=WAIT_S) as patient:
-        assert patient.get(f"{url}/health").status_code == 200
-    assert client.get(f"{url}/health/ready").status_code == 200
+@contextlib.contextmanager
+def slow_server(grace_s: float) -> Iterator[tuple[Process, str]]:
+    """A server that holds every batch until its input is closed, and its URL."""
+    with running("-m", "tests.app.slow_server", str(grace_s)) as process:
+        yield process, process.url()
 
 
-def test_sigterm_lets_what_was_accepted_be_answered(tmp_path, grey):
-    gate = tmp_path / "gate"
-    with running("-m", "tests.app.slow_server", str(gate), "50") as process, ThreadPoolExecutor() as pool:
-        url = process.url()
+def start_predict(pool: ThreadPoolExecutor, url: str, image: bytes) -> Future[httpx.Response]:
+    return pool.submit(httpx.post, f"{url}/predict", content=image, headers=PNG, timeout=WAIT_S)
+
+
+def test_sigterm_completes_accepted_requests_and_rejects_new_ones(grey: Grey) -> None:
+    with slow_server(grace_s=50) as (process, url), ThreadPoolExecutor() as pool:
         with httpx.Client(timeout=WAIT_S) as client:
-            wait_until_up(client, url)
-            answers = [pool.submit(httpx.post, f"{url}/predict", content=grey(7), headers=PNG, timeout=WAIT_S)]
+            accepted = [start_predict(pool, url, grey(7))]
             process.wait_for("running")
-            answers.append(pool.submit(httpx.post, f"{url}/predict", content=grey(8), headers=PNG, timeout=WAIT_S))
-            while "convnext_images_in_service 2.0" not in client.get(f"{url}/metrics").text:
-                pass
+            accepted.append(start_predict(pool, url, grey(8)))
+            while "convnext_images_in_service 2.0" not in (metrics := client.get(f"{url}/metrics")).text:
+                assert "connection" not in metrics.headers
             process.popen.send_signal(signal.SIGTERM)
             process.wait_for("draining")
-            refused = httpx.get(f"{url}/health/ready", timeout=WAIT_S)  # on a connection of its own
-            assert (refused.status_code, refused.json()["status"]) == (503, "draining")
-            assert httpx.get(f"{url}/health/live", timeout=WAIT_S).status_code == 200
-            late = client.post(f"{url}/predict", content=grey(9), headers=PNG)
-            assert (late.status_code, late.json()["type"]) == (503, "unavailable")
-            gate.touch()
-            assert [answer.result(WAIT_S).json()["predictions"][0]["class_id"] for answer in answers] == [7, 8]
+            live, ready = client.get(f"{url}/health/live"), client.get(f"{url}/health/ready")
+            rejected = client.post(f"{url}/predict", content=grey(9), headers=PNG)
+            process.close_input()
+        completed = [future.result(WAIT_S) for future in accepted]
         assert process.popen.wait(WAIT_S) == 0
         with pytest.raises(ProcessLookupError):
-            os.killpg(process.popen.pid, 0)  # nothing that it started lives on
+            os.killpg(process.popen.pid, 0)  # no child process is left
+    assert [response.json()["predictions"][0]["class_id"] for response in completed] == [7, 8]
+    assert live.status_code == 200
+    assert (ready.status_code, ready.json()["status"]) == (503, "draining")
+    assert (rejected.status_code, rejected.json()["type"]) == (503, "unavailable")
+    assert int(rejected.headers["retry-after"]) > 0
+    for response in (live, ready, rejected, *completed):
+        assert response.headers["connection"] == "close"
 
 
-def test_after_the_grace_a_run_that_does_not_end_keeps_nobody(tmp_path, grey):
-    with (
-        running("-m", "tests.app.slow_server", str(tmp_path / "never"), "0.2") as process,
-        ThreadPoolExecutor() as pool,
-    ):
-        url = process.url()
-        with httpx.Client(timeout=WAIT_S) as client:
-            wait_until_up(client, url)
-        answer = pool.submit(httpx.post, f"{url}/predict", content=grey(7), headers=PNG, timeout=WAIT_S)
+def test_a_batch_that_outlasts_the_grace_period_does_not_delay_the_exit(grey: Grey) -> None:
+    with slow_server(grace_s=0.2) as (process, url), ThreadPoolExecutor() as pool:
+        response = start_predict(pool, url, grey(7))
         process.wait_for("running")
         process.popen.send_signal(signal.SIGTERM)
-        process.wait_for("1 requests were not completed within the grace")
-        process.wait_for("engine_0 did not stop")
-        assert answer.result(WAIT_S).json()["type"] == "unavailable"
+        process.wait_for("engine_0")  # the thread that does not stop
+        assert response.result(WAIT_S).json()["type"] == "unavailable"
         assert process.popen.wait(WAIT_S / 2) == 0
 
 
-def test_the_command_serves_and_ends_on_either_signal(tiny_path, encode, make_photo):
+def test_the_command_serves_and_ends_with_0_on_sigint(tiny_path: Path, encode: Encode, make_photo: MakePhoto) -> None:
     arguments = ["serve", "--port", "0", "--model", str(tiny_path), "--device", "cpu", "--max-batch-size", "1"]
     with running(str(COMMAND), *arguments, "--log-format", "json") as process:
-        url = process.wait_for(r'listening on (http://[^\s"]+)')[1]
-        with httpx.Client(timeout=WAIT_S) as client:
-            wait_until_up(client, url)
-            answer = client.post(f"{url}/predict", files={"file": encode(make_photo(), "JPEG")})
-            assert {one["label"] for one in answer.json()["predictions"]} == {"ant", "bee", "cat", "dog", "eel"}
-            assert "server" not in answer.headers
-            process.popen.send_signal(signal.SIGINT)
+        url = process.url()
+        response = httpx.post(f"{url}/predict", files={"file": encode(make_photo(), "JPEG")}, timeout=WAIT_S)
+        assert {item["label"] for item in response.json()["predictions"]} == {"ant", "bee", "cat", "dog", "eel"}
+        assert "server" not in response.headers
+        process.popen.send_signal(signal.SIGINT)
         assert process.popen.wait(WAIT_S) == 0
 
 
-def test_an_application_that_does_not_start_is_an_error(make_app, engine):
-    app = make_app(max_queue_size=1)
-    engine.model.labels = None  # the lifespan stumbles over it
+def test_an_application_that_fails_to_start_ends_with_an_error(tmp_path: Path) -> None:
+    app = create_app(Settings(model=str(tmp_path / "absent.safetensors")))
     with bind("127.0.0.1", 0) as listener, pytest.raises(SystemExit) as caught:
         serve(app, listener, grace_s=1.0, max_connections=10)
     assert caught.value.code not in (0, None)
 
 
-def test_an_address_in_use_is_an_error():
+def test_rejects_an_address_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
         bind("127.0.0.1", taken.getsockname()[1])
 
 
-def test_a_bound_socket_knows_its_port():
+def test_port_0_selects_a_free_port() -> None:
     with bind("127.0.0.1", 0) as listener:
         assert listener.getsockname()[1] > 0
+
+
+def test_connections_are_limited_by_the_number_of_open_files() -> None:
+    """200 files are reserved for other purposes; at least one connection is allowed."""
+    code = (
+        "import sys\n"
+        "from resource import RLIMIT_NOFILE, getrlimit, setrlimit\n"
+        "from app.server import allow_connections\n"
+        "for line in sys.stdin:\n"
+        "    soft, hard, wanted = map(int, line.split())\n"
+        "    setrlimit(RLIMIT_NOFILE, (soft, hard))\n"
+        "    print(allow_connections(wanted), *getrlimit(RLIMIT_NOFILE))\n"
+    )
+    cases = "500 1024 100\n500 1024 700\n500 1024 5000\n100 150 10\n"
+    result = subprocess.run(
+        [sys.executable, "-c", code], input=cases, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert [tuple(map(int, line.split())) for line in result.stdout.splitlines()] == [
+        (100, 500, 1024),
+        (700, 900, 1024),
+        (824, 1024, 1024),
+        (1, 150, 150),
+    ]

@@ -1,6 +1,5 @@
 """Networks with random parameters, and how much their logits differ: two exchanged parameters change the logits."""
 
-from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
@@ -29,12 +28,6 @@ def randomize(network: Network) -> Network:
         parameter.data = numbers * parameter[0].numel() ** -0.5 if is_matrix else 0.5 + 0.3 * numbers.sigmoid()
         start = (start + count) % len(drawn)
     return network.eval()
-
-
-@pytest.fixture
-def randomise() -> Callable[[nn.Module], nn.Module]:
-    """``randomize``, for tests that take it as a fixture."""
-    return randomize
 
 
 def largest_difference(network: nn.Module, reference: nn.Module, size: int = 64) -> float:

@@ -1,4 +1,4 @@
-"""The engine against torchvision's network, on a fake runtime that runs out of memory or breaks, and in its choices."""
+"""The engine compared with torchvision, with a fake runtime that fails, and its choice of device and precision."""
 
 import threading
 from collections.abc import Callable
@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from torch import nn
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.convnext import ConvNeXt as TorchvisionConvNeXt
 
@@ -19,6 +18,7 @@ from model import LoadedModel, load_model
 from model.errors import DeviceLost, EngineError
 from model.inference.engine import InferenceEngine, Precision, RuntimeName, plan_batches
 from model.preprocess import Pixels
+from tests.model.conftest import randomize
 
 RUNTIMES: tuple[RuntimeName, ...] = ("torch", "openvino")
 WAIT_S = 20
@@ -33,7 +33,7 @@ def random_images() -> Images:
 
 
 class FakeRuntime:
-    """Logits that tell images apart; it has memory for at most ``room`` images at a time."""
+    """Returns logits that depend on the image; has memory for at most ``room`` images."""
 
     def __init__(self, batch_size_step: int = 1, room: int = 1000, concurrency: int = 1) -> None:
         self.mode, self.batch_size_step, self.concurrency = "fake", batch_size_step, concurrency
@@ -47,7 +47,8 @@ class FakeRuntime:
         pass
 
     def run(self, images: npt.NDArray[np.uint8], *, idle: bool) -> npt.NDArray[np.float32]:
-        assert (images.dtype, images.ndim) == (np.uint8, 4)
+        assert images.dtype == np.uint8
+        assert images.ndim == 4
         self.sizes.append(len(images))
         self.idle.append(idle)
         if len(images) > self.room:
@@ -57,7 +58,8 @@ class FakeRuntime:
         if self.meeting is not None:
             self.meeting.wait(WAIT_S)
         first = images[:, 0, 0, 0].astype(np.float32)
-        return np.stack([first, 255 - first, 0 * first, 0 * first, 0 * first], axis=1) / 50
+        zeros = np.zeros_like(first)
+        return np.stack([first, 255 - first, zeros, zeros, zeros], axis=1) / np.float32(50)
 
 
 @pytest.fixture
@@ -65,7 +67,8 @@ def engine_on(tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Engin
     """``engine_on(runtime, **options)``: an engine whose network is run by a fake."""
 
     def build(runtime: FakeRuntime, **options: Any) -> InferenceEngine:  # Any: the engine's keyword arguments
-        monkeypatch.setattr(InferenceEngine, "_build_runtime", lambda *_arguments: runtime)
+        for name in ("TorchRuntime", "OpenVinoRuntime"):
+            monkeypatch.setattr(f"model.inference.engine.{name}", lambda *_arguments, **_options: runtime)
         return InferenceEngine(tiny_model, device="cpu", **options)
 
     return build
@@ -76,11 +79,9 @@ def expected_classes(images: list[Pixels]) -> list[int]:
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_logits_equal_those_of_torchvision(
-    tmp_path: Path, randomise: Callable[[nn.Module], nn.Module], random_images: Images, runtime: RuntimeName
-) -> None:
+def test_logits_equal_those_of_torchvision(tmp_path: Path, random_images: Images, runtime: RuntimeName) -> None:
     blocks = [CNBlockConfig(16, 32, 1), CNBlockConfig(32, None, 2)]
-    reference = randomise(TorchvisionConvNeXt(blocks, num_classes=50))
+    reference = randomize(TorchvisionConvNeXt(blocks, num_classes=50))
     torch.save(reference.state_dict(), tmp_path / "network.pth")
     model = load_model(tmp_path / "network.pth")
     transform = replace(model.transform, resize_size=64, crop_size=64)
@@ -91,7 +92,8 @@ def test_logits_equal_those_of_torchvision(
         expected = reference(normalized).numpy()
     engine = InferenceEngine(replace(model, transform=transform), device="cpu", runtime=runtime, precision="float32")
     logits = engine.predict(images)
-    assert (logits.shape, logits.dtype) == ((3, 50), np.float32)
+    assert logits.shape == (3, 50)
+    assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, expected, atol=1e-3)
     assert expected.std() > 0.1
 
@@ -177,9 +179,7 @@ def test_the_expected_rate_counts_all_workers(engine_on: EngineOn) -> None:
     assert engine.expected_rate == pytest.approx(60)
 
 
-def test_an_image_alone_is_announced_as_idle_and_concurrent_ones_are_not(
-    engine_on: EngineOn, random_images: Images
-) -> None:
+def test_the_runtime_is_told_whether_it_runs_a_single_batch(engine_on: EngineOn, random_images: Images) -> None:
     runtime = FakeRuntime(concurrency=2)
     engine = engine_on(runtime)
     engine.predict(random_images(1))
@@ -305,7 +305,7 @@ def test_openvino_does_not_combine_with_compile(tiny_model: LoadedModel) -> None
         InferenceEngine(tiny_model, device="cpu", runtime="openvino", compile=True)
 
 
-def test_choices_are_visible(tiny_model: LoadedModel) -> None:
+def test_the_chosen_device_precision_and_runtime_are_attributes(tiny_model: LoadedModel) -> None:
     engine = InferenceEngine(tiny_model, device="cpu", runtime="torch")
     assert (str(engine.device), engine.precision, engine.mode) == ("cpu", "float32", "eager")
     assert (engine.input_size, engine.num_classes, engine.max_batch_size) == (32, 5, 8)

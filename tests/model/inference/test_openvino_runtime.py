@@ -1,8 +1,7 @@
 """OpenVINO's graph of every kind of folded network returns PyTorch's logits."""
 
 import os
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -15,10 +14,10 @@ from model.errors import EngineError
 from model.inference.fold import fold
 from model.inference.openvino_runtime import OpenVinoRuntime, build_graph
 from model.preprocess import Pixels
+from tests.model.conftest import randomize
 from tests.model.kinds import KINDS
 
 SIZE = 32
-Randomise = Callable[[torch.nn.Module], torch.nn.Module]
 
 
 @pytest.fixture
@@ -26,9 +25,9 @@ def images() -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
 
 
-def folded(randomise: Randomise, **kind: Any) -> ConvNeXt:  # Any: fields of the configuration
-    network = randomise(ConvNeXt(ConvNeXtConfig((1, 2), (8, 16), num_classes=5, **kind)))
-    return fold(cast(ConvNeXt, network), Transform(SIZE, SIZE))  # the same object
+def folded(**kind: Any) -> ConvNeXt:  # Any: fields of the configuration
+    network = randomize(ConvNeXt(ConvNeXtConfig((1, 2), (8, 16), num_classes=5, **kind)))
+    return fold(network, Transform(SIZE, SIZE))
 
 
 def runtime_of(network: ConvNeXt, dtype: torch.dtype = torch.float32) -> OpenVinoRuntime:
@@ -36,8 +35,8 @@ def runtime_of(network: ConvNeXt, dtype: torch.dtype = torch.float32) -> OpenVin
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_logits_equal_those_of_pytorch(randomise: Randomise, images: Pixels, kind: dict[str, Any]) -> None:
-    network = folded(randomise, **kind)
+def test_logits_equal_those_of_pytorch(images: Pixels, kind: dict[str, Any]) -> None:  # Any: as in KINDS
+    network = folded(**kind)
     with torch.inference_mode():
         expected = network(torch.from_numpy(images).permute(0, 3, 1, 2).float()).numpy()
     assert expected.std() > 0.01
@@ -45,19 +44,18 @@ def test_logits_equal_those_of_pytorch(randomise: Randomise, images: Pixels, kin
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_runs_any_number_of_images(randomise: Randomise, images: Pixels, count: int) -> None:
-    runtime = runtime_of(folded(randomise))
+def test_runs_any_number_of_images(images: Pixels, count: int) -> None:
+    runtime = runtime_of(folded())
     batch = np.resize(images, (count, SIZE, SIZE, 3))
     logits = runtime.run(batch, idle=False)
-    assert (logits.shape, logits.dtype) == ((count, 5), np.float32)
+    assert logits.shape == (count, 5)
+    assert logits.dtype == np.float32
     np.testing.assert_allclose(logits[:1], runtime.run(batch[:1], idle=True), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
-def test_tuning_chooses_between_one_stream_and_one_per_thread(
-    randomise: Randomise, images: Pixels, threads: int
-) -> None:
-    runtime = OpenVinoRuntime(folded(randomise), torch.float32, SIZE, threads=threads)
+def test_logits_are_the_same_after_tuning(images: Pixels, threads: int) -> None:
+    runtime = OpenVinoRuntime(folded(), torch.float32, SIZE, threads=threads)
     expected = runtime.run(images, idle=False)
     runtime.tune(images)
     assert 1 <= runtime.concurrency <= threads
@@ -66,28 +64,28 @@ def test_tuning_chooses_between_one_stream_and_one_per_thread(
         np.testing.assert_allclose(runtime.run(images[:1], idle=idle), expected[:1], atol=1e-4)
 
 
-def test_the_graph_never_transposes_activations(randomise: Randomise) -> None:
-    graph = build_graph(folded(randomise), SIZE)
+def test_the_graph_never_transposes_activations() -> None:
+    graph = build_graph(folded(), SIZE)
     kinds = [operation.get_type_name() for operation in graph.get_ops()]
-    assert kinds.count("Transpose") == 1  # of the pixels
+    assert kinds.count("Transpose") == 1  # of the input
 
 
-def test_a_precision_that_the_cpu_does_not_support_is_an_error(randomise: Randomise) -> None:
-    """OpenVINO lists capabilities of the CPU that ONEDNN_MAX_CPU_ISA may then exclude, so either outcome is right."""
+def test_rejects_a_precision_that_the_cpu_does_not_support() -> None:
+    """ONEDNN_MAX_CPU_ISA may exclude capabilities that OpenVINO reports, so either outcome is correct with it."""
     supported = set(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-    network = folded(randomise)
+    network = folded()
     for dtype, name in ((torch.bfloat16, "BF16"), (torch.float16, "FP16")):
         try:
             runtime = runtime_of(network, dtype)
         except EngineError as error:
-            assert str(dtype) in str(error)  # noqa: PT017 - either outcome is right
+            assert str(dtype) in str(error)  # noqa: PT017 - either outcome is correct
             assert name not in supported or "ONEDNN_MAX_CPU_ISA" in os.environ
         else:
             assert runtime.mode == "openvino"
 
 
-def test_a_layer_that_openvino_does_not_have_is_named(randomise: Randomise) -> None:
-    network = folded(randomise)
+def test_names_a_layer_that_has_no_openvino_operation() -> None:
+    network = folded()
     network.stem.append(torch.nn.Tanh())
     with pytest.raises(EngineError, match="Tanh"):
         build_graph(network, SIZE)

@@ -1,42 +1,40 @@
-"""PyTorch's runtime: pixels in, the folded network's logits out, compiled only on request."""
+"""The PyTorch runtime returns the logits of the folded network, and compiles it only on request."""
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from model import Transform
 from model.convnext import ConvNeXt, ConvNeXtConfig
 from model.inference.fold import fold
 from model.inference.torch_runtime import TorchRuntime
+from tests.model.conftest import randomize
 
 CPU = torch.device("cpu")
-Randomise = Callable[[nn.Module], nn.Module]
 
 
-def folded(randomise: Randomise) -> ConvNeXt:
-    network = randomise(ConvNeXt(ConvNeXtConfig((1, 2), (8, 16), num_classes=5)))
-    return fold(cast(ConvNeXt, network), Transform(32, 32))  # the same object
+def folded() -> ConvNeXt:
+    network = randomize(ConvNeXt(ConvNeXtConfig((1, 2), (8, 16), num_classes=5)))
+    return fold(network, Transform(32, 32))
 
 
 def runtime_of(network: ConvNeXt, dtype: torch.dtype = torch.float32, *, compiled: bool = False) -> TorchRuntime:
     return TorchRuntime(network, CPU, dtype, compiled=compiled, threads=1)
 
 
-def test_logits_equal_those_of_the_network(randomise: Randomise) -> None:
+def test_logits_equal_those_of_the_network() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     with torch.inference_mode():
-        expected = folded(randomise)(torch.from_numpy(images).permute(0, 3, 1, 2).float()).numpy()
+        expected = folded()(torch.from_numpy(images).permute(0, 3, 1, 2).float()).numpy()
     assert expected.std() > 0.01
-    found = runtime_of(folded(randomise)).run(images, idle=True)
+    found = runtime_of(folded()).run(images, idle=True)
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_activations_are_channels_last_in_the_requested_dtype(randomise: Randomise) -> None:
-    network = folded(randomise)
+def test_activations_are_channels_last_in_the_requested_dtype() -> None:
+    network = folded()
     seen: list[torch.Tensor] = []
     network.stem.register_forward_hook(lambda module, inputs, output: seen.extend((inputs[0], output)))
     runtime_of(network, torch.bfloat16).run(np.zeros((2, 32, 32, 3), np.uint8), idle=True)
@@ -46,10 +44,10 @@ def test_activations_are_channels_last_in_the_requested_dtype(randomise: Randomi
     assert len(seen) == 2
 
 
-def test_compiles_on_request_for_fixed_sizes(randomise: Randomise, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiles_on_request_for_fixed_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []  # Any: torch.compile's options
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: calls.append(options))
-    eager = runtime_of(folded(randomise))
+    eager = runtime_of(folded())
     assert (eager.mode, eager.batch_size_step, calls) == ("eager", 1, [])
-    compiled = runtime_of(folded(randomise), compiled=True)
+    compiled = runtime_of(folded(), compiled=True)
     assert (compiled.mode, compiled.batch_size_step, calls) == ("compiled", 2, [{"dynamic": False}])
