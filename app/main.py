@@ -9,6 +9,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from app.api.dependencies import AppContext
+from app.api.keys import ApiKeys
 from app.api.middleware import RequestMiddleware
 from app.api.problems import install_handlers
 from app.api.routes import build_router
@@ -26,7 +27,8 @@ logger = logging.getLogger(__name__)
 def create_app(settings: Settings | None = None, engine: InferenceEngine | None = None) -> FastAPI:
     """The application. Without an ``engine``, start-up builds the one that ``settings`` describe.
 
-    Start-up raises ``model.errors.ModelError`` if the model or the device is not available.
+    Raises ``OSError`` if the file of API keys is missing or empty. Start-up raises ``model.errors.ModelError`` if the
+    model or the device is not available.
     """
     settings = settings or Settings()
     context = _build_context(settings)
@@ -46,12 +48,14 @@ def create_app(settings: Settings | None = None, engine: InferenceEngine | None 
         summary="Classifies images with ConvNeXt.",
         version=version("convnext-serve"),
         lifespan=lifespan,
+        docs_url=None,  # see app.api.routes.docs
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.context = context
     app.add_middleware(RequestMiddleware, context=context)
     install_handlers(app)
-    app.include_router(build_router(require_keys=bool(settings.api_keys)))
+    app.include_router(build_router(require_keys=context.keys.required))
     return app
 
 
@@ -86,7 +90,7 @@ def _build_context(settings: Settings) -> AppContext:
     return AppContext(
         telemetry=Telemetry(),
         uploads=UploadLimits(settings.max_upload_bytes, settings.max_buffered_bytes),
-        api_keys=tuple(key.get_secret_value().encode() for key in settings.api_keys),
+        keys=ApiKeys((key.get_secret_value() for key in settings.api_keys), settings.api_keys_file),
         request_timeout_s=settings.request_timeout_s,
     )
 

@@ -9,8 +9,8 @@ ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not bound he
 
 
 def main() -> int:
-    host = os.environ.get("CONVNEXT_HOST", "127.0.0.1")
-    port = int(os.environ.get("CONVNEXT_PORT", "8000"))
+    host = os.environ.get("CONVNEXT_HOST") or "127.0.0.1"  # an empty variable counts as not set, as in the service
+    port = int(os.environ.get("CONVNEXT_PORT") or "8000")
     connection = http.client.HTTPConnection(ANY_ADDRESS.get(host, host), port, timeout=TIMEOUT_S)
     try:
         connection.request("GET", "/health")

@@ -110,10 +110,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise InvalidImage("Floating-point images are not accepted: their white level is unknown.")
     if image.mode.startswith("I"):  # 16 bits, held in 16 or 32
         return _grayscale_to_rgb(image)
-    if image.has_transparency_data:
+    return _over_white(image).convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    try:
+        if not image.has_transparency_data:
+            return image
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    except (AssertionError, ValueError):  # no palette, or the transparent color is not in it: there is no transparency
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def _grayscale_to_rgb(image: Image.Image) -> Image.Image:

@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.dependencies import AppContext
@@ -73,6 +74,7 @@ class _Exchange:
         self.receive = receive
         self.status = 0
         self.request_id = _request_id(scope)
+        self._root_length = len(scope.get("root_path", ""))
         self._started_at = time.monotonic()
         self._send = send
         self._context = context
@@ -96,12 +98,25 @@ class _Exchange:
 
     def record(self) -> None:
         """Counts and logs the request."""
-        route = getattr(self.scope.get("route"), "path", _UNMATCHED)
+        route = self._route()
         status, problem = self.status or 500, self.scope["state"].get("problem")
         duration_s = time.monotonic() - self._started_at
         self._context.telemetry.on_response(route, status, duration_s, problem)
         extra = {"request_id": self.request_id, "problem": problem}
         access_log.info("%s %s %d %.1f ms", self.scope["method"], route, status, 1000 * duration_s, extra=extra)
+
+    def _route(self) -> str:
+        """The path of the route as it was declared, after that of the application it is mounted in."""
+        route = self.scope.get("route")
+        if isinstance(route, Route):  # includes FastAPI's
+            mounted_at: str = self.scope.get("root_path", "")[self._root_length :]
+            return mounted_at + route.path
+        # FastAPI names no route for plain Starlette routes and mounted applications.
+        endpoint = self.scope.get("endpoint")
+        for outer in self.scope["router"].routes if endpoint is not None else ():
+            if endpoint is getattr(outer, "app" if isinstance(outer, Mount) else "endpoint", None):
+                return str(outer.path)
+        return _UNMATCHED
 
 
 def _request_id(scope: Scope) -> str:

@@ -17,12 +17,7 @@ class FormFile:
     """One uploaded file."""
 
     name: str
-    chunks: list[bytes] = field(default_factory=list)
-
-    @property
-    def content(self) -> bytes:
-        """The file's bytes."""
-        return b"".join(self.chunks)
+    content: bytearray = field(default_factory=bytearray)  # many small chunks would take several times their size
 
 
 class FormFiles:
@@ -37,7 +32,7 @@ class FormFiles:
         self._max_files = max_files
         self._header = (bytearray(), bytearray())  # name and value
         self._disposition = ""
-        self._ended = False
+        self._begun = self._ended = False
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
             raise InvalidRequest("The Content-Type header has no multipart boundary.")
@@ -57,6 +52,9 @@ class FormFiles:
 
     def write(self, data: bytes) -> None:
         """Parses the next bytes of the body."""
+        if not self._begun:
+            data = data.lstrip(b"\r\n")  # in the parser, what is skipped would depend on where the body is split
+            self._begun = bool(data)
         try:
             self._parser.write(data)
         except FormParserError as error:
@@ -98,7 +96,7 @@ class FormFiles:
         self.files.append(FormFile(options[b"filename"].decode("utf-8", "replace")))
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self.files[-1].chunks.append(data[start:end])
+        self.files[-1].content += memoryview(data)[start:end]
 
     def _on_end(self) -> None:
         self._ended = True

@@ -122,15 +122,25 @@ def install_handlers(app: FastAPI) -> None:
         details = "; ".join(f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in error.errors())
         return await on_known_error(request, errors.InvalidParameter(details))
 
-    async def on_http_error(_request: Request, error: Exception) -> JSONResponse:
+    async def on_http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class alone
         title = http.HTTPStatus(error.status_code).phrase
-        return build_response(error.status_code, UNMATCHED_TYPE, title, error.detail, error.headers)
+        detail = _wrong_method(request, error) if error.status_code == 405 else error.detail
+        return build_response(error.status_code, UNMATCHED_TYPE, title, detail, error.headers)
 
     for kind in _PROBLEM_TYPES:
         app.add_exception_handler(kind, on_known_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_error)
+
+
+def _wrong_method(request: Request, error: HTTPException) -> str:
+    allowed = (error.headers or {}).get("Allow", "another method")
+    root = request.scope.get("root_path", "").rstrip("/")
+    return (
+        f"The method {request.method} is not allowed for this path, but {allowed} is. Images are classified by"
+        f" POST {root}/predict; the documentation is at {root}/docs."
+    )
 
 
 def _headers(error: Exception) -> dict[str, str]:

@@ -65,14 +65,14 @@ class BodyReader:
         )
 
     async def _read_body(self) -> bytes:
-        chunks: list[bytes] = []
-        await self._receive(chunks.append)
-        return b"".join(chunks)
+        body = bytearray()  # many small chunks would take several times their size
+        await self._receive(body.extend)
+        return bytes(body)
 
     async def _read_part(self, content_type: str) -> bytes:
         form = FormFiles(content_type)
         await self._receive(form.write)
-        return form.finish()[0].content
+        return bytes(form.finish()[0].content)
 
     async def _receive(self, write: Callable[[bytes], object]) -> None:
         limits = self._limits

@@ -90,3 +90,20 @@ def test_ignores_proxy_settings(
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("CONVNEXT_PORT", str(serve(200)))
     assert healthcheck.main() == 0
+
+
+def test_empty_variables_count_as_not_set(healthcheck: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    requested: list[tuple[str, int]] = []
+
+    class Connection:
+        def __init__(self, host: str, port: int, timeout: float) -> None:
+            requested.append((host, port))
+
+        def request(self, _method: str, _path: str) -> None:
+            raise ConnectionRefusedError
+
+    monkeypatch.setattr("http.client.HTTPConnection", Connection)
+    monkeypatch.setenv("CONVNEXT_HOST", "")
+    monkeypatch.setenv("CONVNEXT_PORT", "")
+    assert healthcheck.main() == 1
+    assert requested == [("127.0.0.1", 8000)]

@@ -1,7 +1,6 @@
 """The Kubernetes manifest, parsed but not applied: probes, timeouts and restrictions."""
 
 import os
-import re
 import shutil
 import string
 import subprocess
@@ -81,34 +80,17 @@ def test_environment_variables_are_settings(container: Yaml) -> None:
     assert {name.removeprefix(PREFIX).lower() for name in names} <= set(Settings.model_fields)
 
 
-def test_thread_counts_follow_the_cpu_limit(container: Yaml) -> None:
-    values = {entry["name"]: entry["value"] for entry in container["env"]}
-    assert values["CONVNEXT_CPU_THREADS"] == container["resources"]["limits"]["cpu"]
-    assert values["CONVNEXT_DECODE_THREADS"] == container["resources"]["limits"]["cpu"]
+def test_a_cpu_limit_sets_the_thread_counts(container: Yaml) -> None:
+    assert int(container["resources"]["limits"]["cpu"]) >= 1
+    assert not {"CONVNEXT_CPU_THREADS", "CONVNEXT_DECODE_THREADS"} & {entry["name"] for entry in container["env"]}
 
 
-def test_pod_runs_as_the_user_of_the_image_without_privileges(pod: Yaml, container: Yaml) -> None:
-    user = re.search(r"^USER (\d+):(\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert user is not None
-    assert (pod["securityContext"]["runAsUser"], pod["securityContext"]["fsGroup"]) == (int(user[1]), int(user[2]))
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["automountServiceAccountToken"] is False
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-
-
-def test_cache_folder_and_tmp_are_mounted(container: Yaml) -> None:
-    cache_dir = re.search(r"CACHE_DIR=(\S+)", (ROOT / "Dockerfile").read_text())
-    assert cache_dir is not None
-    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {cache_dir[1], "/tmp"}  # noqa: S108
-
-
-def test_service_selects_the_pod_and_its_port(manifests: dict[str, Yaml], container: Yaml) -> None:
-    (port,) = manifests["Service"]["spec"]["ports"]
-    assert port["targetPort"] == container["ports"][0]["name"]
-    assert container["ports"][0]["containerPort"] == Settings.model_fields["port"].default
+def test_the_network_policy_selects_the_pod_and_opens_its_port_alone(
+    manifests: dict[str, Yaml], container: Yaml
+) -> None:
+    policy = manifests["NetworkPolicy"]["spec"]
     labels = manifests["Deployment"]["spec"]["template"]["metadata"]["labels"]
-    assert manifests["Service"]["spec"]["selector"].items() <= labels.items()
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    [rule] = policy["ingress"]
+    assert [port["port"] for port in rule["ports"]] == [port["name"] for port in container["ports"]]

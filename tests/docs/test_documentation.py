@@ -24,6 +24,7 @@ FREE_FORM = {
     "labels": "path",
     "device": "`{auto,cpu,cuda,cuda:N,mps}`",
     "api_keys": "`KEY,KEY,…`",
+    "api_keys_file": "path",
     "cache_dir": "path",
     "host": "address",
 }

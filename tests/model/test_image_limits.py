@@ -218,3 +218,21 @@ def test_the_size_is_read_from_the_headers_of_an_incomplete_file(make_photo: Mak
     assert image.size == (640, 480)
     with pytest.raises(InvalidImage):
         image.decode()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the reference
+@pytest.mark.parametrize("transparency", [b"", b"\x10" * 3, bytes(300)], ids=["empty", "short", "long"])
+@pytest.mark.parametrize("palette", ["present", "missing", "short"])
+def test_accepts_palette_images_with_unusual_palettes_that_pillow_loads(
+    encode: Encode, palette: str, transparency: bytes
+) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)).quantize(16)
+    data = encode(image)
+    start = data.index(b"PLTE") - 4
+    (length,) = struct.unpack_from(">I", data, start)
+    colors = {"present": data[start + 8 : start + 8 + length], "missing": None, "short": b"abcdef"}[palette]
+    chunks = (b"" if colors is None else chunk(b"PLTE", colors)) + chunk(b"tRNS", transparency)
+    changed = data[:start] + chunks + data[start + 12 + length :]
+    with Image.open(io.BytesIO(changed)) as loaded:
+        loaded.convert("RGB")
+    assert preprocess(changed, TRANSFORM).shape == (32, 32, 3)

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends
 
 from app.api.dependencies import require_key
-from app.api.routes import health, metrics, model, page, predict
+from app.api.routes import docs, health, metrics, model, page, predict
 
 
 def build_router(*, require_keys: bool) -> APIRouter:
@@ -15,4 +15,5 @@ def build_router(*, require_keys: bool) -> APIRouter:
     router.include_router(health.router)
     router.include_router(metrics.router)
     router.include_router(page.router)
+    router.include_router(docs.router)
     return router

@@ -10,7 +10,7 @@ router = APIRouter(include_in_schema=False)
 _PAGE = Path(__file__).parent.parent / "static" / "index.html"
 
 
-@router.get("/")
+@router.api_route("/", methods=["GET", "HEAD"])
 async def page() -> FileResponse:
     """A page that classifies a photo."""
     return FileResponse(_PAGE)

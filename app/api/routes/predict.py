@@ -19,7 +19,6 @@ from app.serving.service import Classification
 
 router = APIRouter(tags=["predict"])
 
-_UPLOAD_GRACE_S = 1.0  # for which an upload holds its place before it is complete
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {
     "schema": {
@@ -41,6 +40,7 @@ class PredictQuery(BaseModel):
     )
 
 
+@router.post("/predict/", include_in_schema=False)
 @router.post(
     "/predict",
     summary="Classify an image",
@@ -54,7 +54,7 @@ async def predict(
     """Returns the most probable classes of one image: the multipart part named `file`, or the body itself."""
     try:
         with service.admit() as permit, context.uploads.reading(request) as reader:
-            async with _without_place_if_slow(permit):
+            async with _without_place_if_slow(permit, context.upload_grace_s):
                 image = await reader.image()
             async with _cancelled_on_disconnect(request):
                 result = await service.classify(image, query.top_k)
@@ -64,9 +64,9 @@ async def predict(
 
 
 @asynccontextmanager
-async def _without_place_if_slow(permit: Permit) -> AsyncIterator[None]:
-    """Releases the place of an upload that takes long; raises ``Overloaded`` if none is free when it is complete."""
-    timer = asyncio.get_running_loop().call_later(_UPLOAD_GRACE_S, permit.resize, 0)
+async def _without_place_if_slow(permit: Permit, grace_s: float) -> AsyncIterator[None]:
+    """Releases the place of an upload after ``grace_s``; raises ``Overloaded`` if none is free when it is complete."""
+    timer = asyncio.get_running_loop().call_later(grace_s, permit.resize, 0)
     try:
         yield
     finally:

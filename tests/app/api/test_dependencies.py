@@ -1,11 +1,12 @@
-"""Keys: who is asked for one, in which forms, and before what."""
+"""API keys: which requests need one, in which forms, and before what."""
 
-import httpx
+from pathlib import Path
+
 import pytest
 
-pytestmark = pytest.mark.anyio
+from tests.app.api.asgi import PNG, CheckProblem, Connect, Grey, MakeApp, Upload, call, context_of
 
-PNG = {"content-type": "image/png"}
+pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize(
@@ -22,13 +23,15 @@ PNG = {"content-type": "image/png"}
         {"x-api-key": "öne"},
     ],
 )
-async def test_without_one_of_the_keys_there_is_no_answer(connect, grey, problem, headers):
-    headers = {name: value.encode() for name, value in headers.items()}
+async def test_rejects_requests_without_a_valid_key(
+    connect: Connect, grey: Grey, problem: CheckProblem, headers: dict[str, str]
+) -> None:
+    encoded = {name.encode(): value.encode() for name, value in headers.items()}
     async with connect(api_keys="one, two") as client:
         for response in (
-            await client.post("/predict", content=grey(1), headers={"content-type": b"image/png"} | headers),
-            await client.get("/model", headers=headers),
-            await client.get("/model/labels", headers=headers),
+            await client.post("/predict", content=grey(1), headers={b"content-type": b"image/png"} | encoded),
+            await client.get("/model", headers=encoded),
+            await client.get("/model/labels", headers=encoded),
         ):
             problem(response, 401, "unauthorized")
             assert response.headers["www-authenticate"] == "Bearer"
@@ -40,37 +43,58 @@ async def test_without_one_of_the_keys_there_is_no_answer(connect, grey, problem
         {"authorization": "Bearer one"},
         {"authorization": "bearer two"},
         {"x-api-key": "two"},
+        {"x-api-key": "schlüssel"},
         {"authorization": "Bearer for-the-proxy", "x-api-key": "two"},
     ],
 )
-async def test_any_of_the_keys_opens(connect, grey, headers):
-    async with connect(api_keys="one, two") as client:
-        assert (await client.post("/predict", content=grey(1), headers=PNG | headers)).status_code == 200
+async def test_accepts_every_valid_key(connect: Connect, grey: Grey, headers: dict[str, str]) -> None:
+    encoded = {name.encode(): value.encode() for name, value in headers.items()}
+    async with connect(api_keys="one, two, schlüssel") as client:
+        response = await client.post("/predict", content=grey(1), headers={b"content-type": b"image/png"} | encoded)
+    assert response.status_code == 200
 
 
-async def test_without_keys_nobody_is_asked(connect, grey):
+async def test_accepts_the_keys_of_a_file_that_changes(
+    connect: Connect, grey: Grey, problem: CheckProblem, tmp_path: Path
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# the first\none\n", encoding="utf-8")
+    async with connect(api_keys_file=path, api_keys="two") as client:
+
+        async def status(key: str) -> int:
+            return (await client.post("/predict", content=grey(1), headers=PNG | {"x-api-key": key})).status_code
+
+        assert [await status(key) for key in ("one", "two", "three")] == [200, 200, 401]
+        path.write_text("three\n", encoding="utf-8")
+        assert [await status(key) for key in ("one", "two", "three")] == [401, 200, 200]
+
+
+async def test_without_keys_no_request_needs_one(connect: Connect, grey: Grey) -> None:
     async with connect() as client:
         assert (await client.post("/predict", content=grey(1), headers=PNG)).status_code == 200
 
 
-async def test_a_stranger_is_refused_before_the_body_is_read(connect, call, problem):
-    async def receive():
-        pytest.fail("the body was read")
+async def test_rejects_a_request_without_a_key_before_its_body_is_read(
+    make_app: MakeApp, connect: Connect, problem: CheckProblem
+) -> None:
+    app, upload = make_app(api_keys="one"), Upload()
+    async with connect(app):
+        problem(await call(app, upload), 401, "unauthorized")
+    assert not upload.received
 
-    async with connect(api_keys="one") as client:
-        status, headers, body = await call(client.app, receive, headers=PNG)
-        problem(httpx.Response(status, headers=headers, content=body), 401, "unauthorized")
 
-
-async def test_a_stranger_learns_nothing_of_state_or_parameters(make_app, connect, problem):
+async def test_a_request_without_a_key_learns_nothing_of_state_or_parameters(
+    make_app: MakeApp, connect: Connect, problem: CheckProblem
+) -> None:
     app = make_app(api_keys="one")
     async with connect(app) as client:
-        app.state.context.service, classifier = None, app.state.context.service
+        context = context_of(app)
+        service, context.service = context.service, None
         problem(await client.post("/predict?top_k=0", headers=PNG), 401, "unauthorized")
-        app.state.context.service = classifier
+        context.service = service
 
 
-async def test_metrics_the_page_and_the_documentation_are_open(connect):
+async def test_metrics_the_page_and_the_documentation_need_no_key(connect: Connect) -> None:
     async with connect(api_keys="one") as client:
         for path in ("/metrics", "/", "/docs", "/openapi.json"):
             assert (await client.get(path)).status_code == 200

@@ -1,4 +1,4 @@
-"""The limits on bodies, arriving whole, in chunks, slowly or never; and the record of each request."""
+"""What every request gets: an id, early rejection, a deadline, its record, and Connection: close while draining."""
 
 import asyncio
 import json
@@ -6,229 +6,309 @@ import logging
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+
+from tests.app.api.asgi import (
+    PNG,
+    CheckProblem,
+    Connect,
+    Grey,
+    MakeApp,
+    Message,
+    Until,
+    Upload,
+    call,
+    context_of,
+    service_of,
+    start,
+)
+from tests.app.fake_engine import WAIT_S, FakeEngine
 
 pytestmark = pytest.mark.anyio
 
-PNG = {"content-type": "image/png"}
+
+async def request_counts(client: httpx.AsyncClient) -> set[str]:
+    """The samples of convnext_requests_total."""
+    lines = (await client.get("/metrics")).text.splitlines()
+    return {line for line in lines if line.startswith("convnext_requests_total")}
 
 
-def parts(*bodies: bytes, then=None):
-    """A ``receive`` that gives body after body, all but the last of ``more_body``, and then what ``then`` gives."""
-    messages = [{"type": "http.request", "body": body, "more_body": True} for body in bodies]
-    if then is None:
-        messages[-1]["more_body"] = False
-
-    async def receive():
-        if messages:
-            return messages.pop(0)
-        return await (then or asyncio.Event().wait)()
-
-    return receive
-
-
-def as_response(answer) -> httpx.Response:
-    status, headers, body = answer
-    return httpx.Response(status, headers=headers, content=body)
-
-
-async def test_an_announced_body_over_the_limit_is_not_read(connect, call, problem):
-    async def receive():
-        pytest.fail("the body was read")
-
-    async with connect(max_upload_bytes=1000) as client:
-        for length in ("1001", "9" * 19):
-            answer = as_response(await call(client.app, receive, headers=PNG | {"content-length": length}))
-            assert "1000 bytes" in problem(answer, 413, "upload-too-large")
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [PNG, PNG | {"content-length": "9" * 5000}, {"content-type": "multipart/form-data; boundary=x"}],
-    ids=["raw", "a length beyond reason", "multipart"],
-)
-async def test_an_unannounced_body_is_stopped_at_the_limit(connect, call, problem, headers):
-    async def never():
-        pytest.fail("more was read than the limit allows")
-
-    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
-    async with connect(max_upload_bytes=1000) as client:
-        receive = parts(head, b"a" * 600, b"a" * 600, then=never)
-        problem(as_response(await call(client.app, receive, headers=headers)), 413, "upload-too-large")
-
-
-async def test_a_body_of_just_the_limit_is_admitted(connect, grey, problem):
-    data = grey(4)
-    async with connect(max_upload_bytes=len(data)) as client:
-        assert (await client.post("/predict", content=data, headers=PNG)).status_code == 200
-        problem(await client.post("/predict", content=data + b"\0", headers=PNG), 413, "upload-too-large")
-
-
-async def test_a_chunked_body_over_the_limit_is_refused_over_http(connect, problem):
-    async def chunks():
-        for _ in range(5):
-            yield b"a" * 300
-
-    async with connect(max_upload_bytes=1000) as client:
-        problem(await client.post("/predict", content=chunks(), headers=PNG), 413, "upload-too-large")
-
-
-async def test_a_body_that_does_not_arrive_is_given_up_at_the_deadline(connect, call, problem):
-    async with connect(request_timeout_s=0.05) as client:
-        receive = parts(b"\x89PNG", then=asyncio.Event().wait)
-        problem(as_response(await call(client.app, receive, headers=PNG)), 504, "deadline-exceeded")
-
-
-async def test_all_bodies_together_have_a_limit_too(connect, call, grey, problem):
-    arrived, disconnected = asyncio.Event(), asyncio.Event()
-
-    async def leave():
-        arrived.set()
-        await disconnected.wait()
-        return {"type": "http.disconnect"}
-
-    async with connect(max_buffered_bytes=1500, max_upload_bytes=1500) as client:
-        first = asyncio.ensure_future(call(client.app, parts(b"a" * 1400, then=leave), headers=PNG))
-        await arrived.wait()
-        refused = as_response(await call(client.app, parts(b"a" * 200), headers=PNG))
-        problem(refused, 503, "overloaded")
-        assert int(refused.headers["retry-after"]) >= 1
-        disconnected.set()
-        assert (await first)[0] == 499
-        for _ in range(10):  # what has gone is counted no more
-            assert (await client.post("/predict", content=grey(1), headers=PNG)).status_code == 200
-
-
-async def test_a_client_that_leaves_takes_its_work_with_it(connect, call, engine, grey, until):
-    left = asyncio.Event()
-
-    async def leave():
-        await left.wait()
-        return {"type": "http.disconnect"}
-
-    async def upload_and_leave(messages=None):
-        return messages.pop() if messages else await leave()
-
+@pytest.mark.parametrize("path", ["/predict", "/nowhere", "/", "/health"])
+async def test_rejects_a_post_on_its_headers_alone_while_the_queue_is_full(
+    make_app: MakeApp, connect: Connect, engine: FakeEngine, grey: Grey, problem: CheckProblem, path: str
+) -> None:
+    app, upload = make_app(max_queue_size=1, max_batch_size=1), Upload(grey(1))
     engine.gate.clear()
-    async with connect() as client:
-        service = client.app.state.context.service
-        running = asyncio.ensure_future(client.post("/predict", content=grey(0), headers=PNG))
+    async with connect(app) as client:
+        running = start(app, Upload(grey(0)))
         await engine.entered()
-        whole = [{"type": "http.request", "body": grey(1), "more_body": False}]
-        leaving = asyncio.ensure_future(call(client.app, lambda: upload_and_leave(whole), headers=PNG))
-        await until(lambda: service.queue_length)  # decoded, and in the queue
-        left.set()
-        assert (await leaving)[0] == 499
-        await until(lambda: service.queue_length == 0)
+        response = await call(app, upload, path)
+        problem(response, 503, "overloaded")
+        assert int(response.headers["retry-after"]) >= 1
+        assert not upload.received
+        for other in ("/health", "/health/live", "/metrics", "/model", "/"):
+            assert (await client.get(other)).status_code == 200
+        engine.gate.set()
+        assert (await running).status_code == 200
+        assert (await client.post("/predict", content=grey(1), headers=PNG)).status_code == 200
+
+
+async def test_early_rejections_are_counted_without_a_route(make_app: MakeApp, connect: Connect, grey: Grey) -> None:
+    app = make_app()
+    async with connect(app) as client:
+        await service_of(app).drain(1)
+        await client.post("/predict", content=grey(1), headers=PNG)
+        assert 'convnext_requests_total{route="unmatched",status="503"} 1.0' in await request_counts(client)
+
+
+async def test_cancels_the_work_of_a_client_that_disconnects(
+    make_app: MakeApp, connect: Connect, engine: FakeEngine, grey: Grey, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "app.access")
+    app, upload = make_app(), Upload(grey(1))
+    engine.gate.clear()
+    async with connect(app) as client:
+        running = start(app, Upload(grey(0)))
+        await engine.entered()
+        leaving = start(app, upload)
+        await until(lambda: service_of(app).queue_length)
+        upload.disconnect()
+        assert (await leaving).status_code == 499
+        assert (service_of(app).queue_length, service_of(app).images_in_service) == (0, 1)
         engine.gate.set()
         assert (await running).status_code == 200
         assert (await client.post("/predict", content=grey(3), headers=PNG)).status_code == 200
     assert engine.batches == [[0], [3]]
+    lines = [record.getMessage() for record in caplog.records if record.name == "app.access"]
+    assert lines[0].startswith("POST /predict 499 ")
 
 
-async def test_a_client_that_leaves_amid_its_body_is_no_error(connect, call, caplog):
-    async def gone():
-        return {"type": "http.disconnect"}
-
-    async with connect() as client:
-        for content_type in ("image/png", "multipart/form-data; boundary=x"):
-            status, _, _ = await call(client.app, parts(b"--x\r\n", then=gone), headers={"content-type": content_type})
-            assert status == 499
+@pytest.mark.parametrize("content_type", ["image/png", "multipart/form-data; boundary=x"])
+async def test_a_disconnect_within_the_body_is_not_an_error(
+    make_app: MakeApp, connect: Connect, caplog: pytest.LogCaptureFixture, content_type: str
+) -> None:
+    app, upload = make_app(), Upload(b"--x\r\n", complete=False)
+    upload.disconnect()
+    async with connect(app):
+        assert (await call(app, upload, headers={"content-type": content_type})).status_code == 499
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-async def test_a_sane_request_id_comes_back(connect):
-    async with connect() as client:
-        response = await client.get("/health", headers={"x-request-id": "a-b_c:1/2"})
-    assert response.headers["x-request-id"] == "a-b_c:1/2"
+async def test_the_deadline_cancels_a_request_in_the_queue(
+    make_app: MakeApp, connect: Connect, engine: FakeEngine, grey: Grey, problem: CheckProblem
+) -> None:
+    app = make_app(request_timeout_s=0.2)
+    engine.gate.clear()
+    async with connect(app):
+        running, waiting = start(app, Upload(grey(0))), start(app, Upload(grey(1)))
+        for response in await asyncio.gather(running, waiting):
+            problem(response, 504, "deadline-exceeded")
+        assert (service_of(app).queue_length, service_of(app).images_in_service) == (0, 0)
+        assert context_of(app).uploads.buffered_bytes == 0
 
 
-@pytest.mark.parametrize("asked", ["", "two words", "x" * 129, "tab\there", "ü"])
-async def test_any_other_request_id_is_replaced(connect, asked):
+async def test_the_deadline_applies_to_every_route(make_app: MakeApp, connect: Connect, problem: CheckProblem) -> None:
+    app = make_app(request_timeout_s=0.05)
+
+    @app.get("/slow")
+    async def slow() -> None:
+        await asyncio.Event().wait()
+
+    async with connect(app) as client:
+        problem(await client.get("/slow"), 504, "deadline-exceeded")
+        assert 'convnext_requests_total{route="/slow",status="504"} 1.0' in await request_counts(client)
+
+
+async def test_a_timeout_of_a_route_itself_is_not_the_deadline(
+    make_app: MakeApp, connect: Connect, problem: CheckProblem
+) -> None:
+    app = make_app()
+
+    @app.get("/impatient")
+    async def impatient() -> None:
+        raise TimeoutError("of something else")
+
+    async with connect(app) as client:
+        problem(await client.get("/impatient"), 500, "about:blank")
+
+
+async def test_while_draining_every_response_closes_its_connection(
+    make_app: MakeApp, connect: Connect, engine: FakeEngine, grey: Grey, problem: CheckProblem, until: Until
+) -> None:
+    app = make_app()
+    engine.gate.clear()
+    async with connect(app) as client:
+        running = start(app, Upload(grey(0)))
+        await engine.entered()
+        assert "connection" not in (await client.get("/health")).headers
+        draining = asyncio.create_task(service_of(app).drain(WAIT_S))
+        await until(lambda: service_of(app).draining)
+        responses = [await client.get(path) for path in ("/health", "/health/live", "/metrics", "/", "/nowhere")]
+        responses.append(await client.post("/predict", content=grey(1), headers=PNG))
+        problem(responses[-1], 503, "unavailable")
+        assert int(responses[-1].headers["retry-after"]) >= 1
+        engine.gate.set()
+        responses.append(await running)
+        assert responses[-1].status_code == 200
+        assert [response.headers.get("connection") for response in responses] == ["close"] * len(responses)
+        await draining
+
+
+@pytest.mark.parametrize("path", ["/predict", "/model", "/model/labels"])
+async def test_before_the_start_responses_say_when_to_retry(
+    make_app: MakeApp, connect: Connect, problem: CheckProblem, path: str
+) -> None:
+    app = make_app()
+    async with connect(app) as client:
+        context = context_of(app)
+        service, context.service = context.service, None
+        response = await client.request("POST" if path == "/predict" else "GET", path)
+        context.service = service
+    problem(response, 503, "unavailable")
+    assert int(response.headers["retry-after"]) >= 1
+
+
+async def test_returns_a_valid_request_id(connect: Connect) -> None:
     async with connect() as client:
-        ids = [
-            (await client.get("/health", headers={"x-request-id": asked.encode()})).headers["x-request-id"]
-            for _ in range(2)
-        ]
-    assert asked not in ids
+        for request_id in ("a-b_c:1/2", "x" * 128, "!~"):
+            response = await client.get("/health", headers={"x-request-id": request_id})
+            assert response.headers["x-request-id"] == request_id
+
+
+@pytest.mark.parametrize("sent", ["", "two words", "x" * 129, "tab\there", "ü"])
+async def test_replaces_any_other_request_id(connect: Connect, sent: str) -> None:
+    async with connect() as client:
+        headers = {b"x-request-id": sent.encode()}
+        ids = [(await client.get("/health", headers=headers)).headers["x-request-id"] for _ in range(2)]
+    assert sent not in ids
     assert ids[0] != ids[1]
-    assert all(len(one) == 32 for one in ids)
+    assert [len(request_id) for request_id in ids] == [32, 32]
 
 
-async def test_each_request_is_logged_with_its_id_and_problem(connect, caplog):
+async def test_logs_each_request_with_its_id_and_problem(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "app.access")
     async with connect() as client:
         await client.post("/predict", content=b"words", headers=PNG | {"x-request-id": "mine"})
     [record] = [record for record in caplog.records if record.name == "app.access"]
-    assert (record.request_id, record.problem) == ("mine", "unsupported-media-type")
+    assert record.__dict__["request_id"] == "mine"
+    assert record.__dict__["problem"] == "unsupported-media-type"
     assert record.getMessage().startswith("POST /predict 415 ")
 
 
-async def test_a_path_that_is_none_of_ours_is_a_problem_too(connect, problem):
+async def test_unknown_paths_share_one_label(connect: Connect) -> None:
     async with connect() as client:
-        problem(await client.get("/nowhere"), 404, "about:blank")
-        response = await client.get("/predict")
-        problem(response, 405, "about:blank")
-        assert response.headers["allow"] == "POST"
+        for path in ("/nowhere", "/nowhere/else", "/predict/1", "/docs/no/such", "/%00", "/Predict"):
+            assert (await client.get(path)).status_code == 404
+        counts = await request_counts(client)
+    assert {line for line in counts if '"404"' in line} == {
+        'convnext_requests_total{route="unmatched",status="404"} 6.0'
+    }
 
 
-async def test_an_error_that_nobody_foresaw_is_a_problem_too(make_app, connect, problem):
+async def test_the_routes_of_the_framework_have_their_own_labels(connect: Connect) -> None:
+    async with connect() as client:
+        for path in ("/openapi.json", "/docs", "/docs/swagger-ui.css", "/predict/"):
+            await client.get(path)
+        counts = await request_counts(client)
+    assert counts >= {
+        'convnext_requests_total{route="/openapi.json",status="200"} 1.0',
+        'convnext_requests_total{route="/docs",status="200"} 1.0',
+        'convnext_requests_total{route="/docs/{name}",status="200"} 1.0',
+        'convnext_requests_total{route="/predict/",status="405"} 1.0',
+    }
+
+
+async def test_mounted_applications_have_their_own_labels(make_app: MakeApp, connect: Connect) -> None:
+    app, api = make_app(), FastAPI(openapi_url=None)
+
+    @api.get("/items/{number}")
+    async def item(number: int) -> int:
+        return number
+
+    app.mount("/api", api)
+    app.mount("/files", PlainTextResponse("a file"))
+    async with connect(app) as client:
+        for path in ("/api/items/1", "/api/items/2", "/api/nowhere", "/files/a", "/files/b", "/items/1"):
+            await client.get(path)
+        counts = await request_counts(client)
+    assert counts == {
+        'convnext_requests_total{route="/api/items/{number}",status="200"} 2.0',
+        'convnext_requests_total{route="/api",status="404"} 1.0',
+        'convnext_requests_total{route="/files",status="200"} 2.0',
+        'convnext_requests_total{route="unmatched",status="404"} 1.0',
+    }
+
+
+async def test_labels_do_not_contain_the_root_path(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, root_path="/proxied")
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            assert (await client.get("/proxied/health")).status_code == 200
+            counts = {line for line in (await client.get("/proxied/metrics")).text.splitlines() if "/health" in line}
+    assert 'convnext_requests_total{route="/health",status="200"} 1.0' in counts
+
+
+async def test_an_unexpected_error_is_a_problem_that_does_not_reveal_its_cause(
+    make_app: MakeApp, connect: Connect, problem: CheckProblem
+) -> None:
     app = make_app()
 
     @app.get("/broken")
-    async def broken():
-        raise ZeroDivisionError("a secret of the house")
+    async def broken() -> None:
+        raise ZeroDivisionError("secret")
 
     async with connect(app) as client:
-        detail = problem(await client.get("/broken"), 500, "about:blank")
-        assert "secret" not in detail
-        metrics = (await client.get("/metrics")).text
-    assert 'convnext_requests_total{route="/broken",status="500"} 1.0' in metrics
+        assert "secret" not in problem(await client.get("/broken"), 500, "about:blank")
+        assert 'convnext_requests_total{route="/broken",status="500"} 1.0' in await request_counts(client)
 
 
-async def test_a_failure_amid_an_answer_is_the_servers_to_see(make_app, call):
+async def test_an_error_after_the_response_has_begun_reaches_the_server(make_app: MakeApp) -> None:
     app = make_app()
 
-    async def broken(scope, receive, send):
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise ZeroDivisionError("too late for another status")
 
     app.mount("/broken", broken)
     with pytest.raises(ZeroDivisionError):
-        await call(app, parts(b""), path="/broken/", method="GET")
+        await call(app, Upload(b""), "/broken/", method="GET")
 
 
-async def test_the_lifespan_passes_through(make_app):
-    app, sent = make_app(), []
-    messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+async def test_the_lifespan_is_passed_on(make_app: MakeApp) -> None:
+    app = make_app()
+    sent: list[str] = []
+    messages: list[Message] = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
 
-    async def receive():
+    async def receive() -> Message:
         return messages.pop(0)
 
-    async def send(message):
+    async def send(message: Message) -> None:
         sent.append(message["type"])
 
     await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
-async def test_a_request_that_the_server_cancels_is_told_so(make_app):
-    reading = asyncio.Event()
+async def test_a_request_that_the_server_cancels_gets_a_503(make_app: MakeApp, connect: Connect) -> None:
+    app, upload = make_app(), Upload(b"half", complete=False)
+    sent: list[Message] = []
 
-    async def never():
-        reading.set()
-        await asyncio.Event().wait()
-
-    sent = []
-
-    async def send(message):
+    async def send(message: Message) -> None:
         sent.append(message)
 
-    app = make_app()
-    async with app.router.lifespan_context(app):
-        headers = [(name.encode(), value.encode()) for name, value in PNG.items()]
-        scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": headers}
-        task = asyncio.ensure_future(app(scope, parts(b"half", then=never), send))
-        await reading.wait()
+    async with connect(app):
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/predict",
+            "query_string": b"",
+            "headers": [(b"content-type", b"image/png")],
+        }
+        task = asyncio.ensure_future(app(scope, upload.receive, send))
+        await upload.exhausted.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

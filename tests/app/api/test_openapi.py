@@ -8,10 +8,11 @@ import pytest
 
 from app.api.problems import PREDICTION_ERRORS, problem_type
 from app.serving.errors import Overloaded
+from tests.app.api.asgi import PNG, Connect, Grey, MakeApp, context_of
 
 pytestmark = pytest.mark.anyio
 
-PNG = {"content-type": "image/png"}
+Schema = dict[str, Any]  # Any: JSON
 ROUTES = {
     ("post", "/predict"): {"200", "400", "401", "413", "415", "422", "503", "504"},
     ("get", "/health"): {"200", "503"},
@@ -24,21 +25,21 @@ ROUTES = {
 
 
 @pytest.fixture
-def described(make_app) -> dict[str, Any]:
+def described(make_app: MakeApp) -> Schema:
     return make_app().openapi()
 
 
-def resolved(schema: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
+def resolved(schema: Schema, described: Schema) -> Schema:
     if "$ref" in schema:
-        return described["components"]["schemas"][schema["$ref"].removeprefix("#/components/schemas/")]
+        schema = described["components"]["schemas"][schema["$ref"].removeprefix("#/components/schemas/")]
     return schema
 
 
-def conforms(value: Any, schema: dict[str, Any], described: dict[str, Any]) -> bool:
-    """Whether a JSON value is what a schema of those that FastAPI writes says, with no field besides."""
+def conforms(value: object, schema: Schema, described: Schema) -> bool:
+    """Whether a JSON value conforms to one of the schemas that FastAPI writes, and has no other fields."""
     schema = resolved(schema, described)
     if "anyOf" in schema:
-        return any(conforms(value, one, described) for one in schema["anyOf"])
+        return any(conforms(value, option, described) for option in schema["anyOf"])
     if "enum" in schema or "const" in schema:
         return value in schema.get("enum", [schema.get("const")])
     match schema["type"]:
@@ -50,7 +51,7 @@ def conforms(value: Any, schema: dict[str, Any], described: dict[str, Any]) -> b
                 and all(conforms(value[name], fields[name], described) for name in value)
             )
         case "array":
-            return isinstance(value, list) and all(conforms(one, schema["items"], described) for one in value)
+            return isinstance(value, list) and all(conforms(item, schema["items"], described) for item in value)
         case "null":
             return value is None
         case "number":
@@ -59,7 +60,7 @@ def conforms(value: Any, schema: dict[str, Any], described: dict[str, Any]) -> b
             return type(value) is {"string": str, "integer": int, "boolean": bool}[kind]
 
 
-def test_every_route_and_each_of_its_answers_is_described(described):
+def test_describes_every_route_and_each_of_its_responses(described: Schema) -> None:
     found = {
         (method, path): set(operation["responses"])
         for path, operations in described["paths"].items()
@@ -69,12 +70,12 @@ def test_every_route_and_each_of_its_answers_is_described(described):
     assert "HTTPValidationError" not in described["components"]["schemas"]
 
 
-def test_every_reference_leads_somewhere(described):
+def test_every_reference_can_be_resolved(described: Schema) -> None:
     for name in re.findall(r'"#/components/schemas/(.+?)"', json.dumps(described)):
         assert name in described["components"]["schemas"]
 
 
-def test_routes_fields_and_parameters_are_explained(described):
+def test_routes_fields_and_parameters_have_descriptions(described: Schema) -> None:
     for operations in described["paths"].values():
         for operation in operations.values():
             assert operation["summary"]
@@ -87,7 +88,7 @@ def test_routes_fields_and_parameters_are_explained(described):
             assert text.keys() & {"description", "examples", "enum", "items"}, f"{name}.{field}"
 
 
-def test_prediction_takes_a_file_or_the_image_itself(described):
+def test_a_prediction_takes_a_file_or_the_image_itself(described: Schema) -> None:
     operation = described["paths"]["/predict"]["post"]
     assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
@@ -97,31 +98,33 @@ def test_prediction_takes_a_file_or_the_image_itself(described):
 
 
 @pytest.mark.parametrize("path", ["/predict", "/model", "/model/labels"])
-def test_a_key_is_described_where_it_is_asked_for(make_app, path):
+def test_describes_api_keys_where_they_are_required(make_app: MakeApp, path: str) -> None:
     [secured] = make_app(api_keys="key").openapi()["paths"][path].values()
-    assert {"APIKeyHeader", "HTTPBearer"} <= {name for one in secured["security"] for name in one}
-    [open_to_all] = make_app().openapi()["paths"][path].values()
-    assert "security" not in open_to_all
+    assert {"APIKeyHeader", "HTTPBearer"} <= {name for scheme in secured["security"] for name in scheme}
+    [unsecured] = make_app().openapi()["paths"][path].values()
+    assert "security" not in unsecured
 
 
-def test_each_kind_of_refusal_has_an_example(described):
+def test_each_kind_of_error_has_an_example(described: Schema) -> None:
     responses = described["paths"]["/predict"]["post"]["responses"]
-    examples = {}
+    examples: dict[str, str] = {}
     for status, response in responses.items():
         for name, example in response["content"].get("application/problem+json", {}).get("examples", {}).items():
             schema = response["content"]["application/problem+json"]["schema"]
             assert conforms(example["value"], schema, described)
             assert str(example["value"]["status"]) == status
             examples[name] = status
-    rows = [problem_type(kind("", 1.0) if kind is Overloaded else kind()) for kind in PREDICTION_ERRORS]
-    assert examples == {row.type: str(row.status) for row in rows}
+    rows = [problem_type(Overloaded("", 1.0) if kind is Overloaded else kind()) for kind in PREDICTION_ERRORS]
+    assert examples == {row.type: str(row.status) for row in rows if row is not None}
 
 
-async def test_real_answers_are_as_described(make_app, connect, engine, grey, described):
+async def test_real_responses_are_as_described(
+    make_app: MakeApp, connect: Connect, grey: Grey, described: Schema
+) -> None:
     app = make_app(api_keys="key", max_upload_bytes=5000)
     async with connect(app) as client:
         client.headers["x-api-key"] = "key"
-        answers = [
+        responses = [
             await client.post("/predict", content=grey(1), headers=PNG),
             await client.post("/predict", content=b"", headers=PNG),
             await client.post("/predict", content=grey(1), headers=PNG | {"x-api-key": "wrong"}),
@@ -133,29 +136,42 @@ async def test_real_answers_are_as_described(make_app, connect, engine, grey, de
             *[await client.get(path) for path in ("/model", "/model/labels", "/metrics")],
             await client.get("/model", headers={"x-api-key": "wrong"}),
         ]
-        app.state.context.service, classifier = None, app.state.context.service
-        answers += [await client.get(path) for path in ("/health", "/health/live", "/health/ready", "/model")]
-        answers.append(await client.post("/predict", content=grey(1), headers=PNG))
-        app.state.context.service = classifier
-    for answer in answers:
-        operation = described["paths"][answer.request.url.path][answer.request.method.lower()]
-        content = operation["responses"][str(answer.status_code)].get("content", {})
-        kind = re.match("[^;]*", answer.headers["content-type"])[0]
+        context = context_of(app)
+        service, context.service = context.service, None
+        responses += [await client.get(path) for path in ("/health", "/health/live", "/health/ready", "/model")]
+        responses.append(await client.post("/predict", content=grey(1), headers=PNG))
+        context.service = service
+    for response in responses:
+        operation = described["paths"][response.request.url.path][response.request.method.lower()]
+        content = operation["responses"][str(response.status_code)].get("content", {})
+        kind = response.headers["content-type"].partition(";")[0]
         if kind != "text/plain":
-            assert conforms(answer.json(), content[kind]["schema"], described), answer.json()
+            assert conforms(response.json(), content[kind]["schema"], described), response.json()
 
 
-def test_a_value_of_another_form_does_not_conform(described):
+def test_a_value_of_another_form_does_not_conform(described: Schema) -> None:
     responses = described["paths"]["/model"]["get"]["responses"]
     problem = responses["401"]["content"]["application/problem+json"]["schema"]
-    right = {"type": "a", "title": "b", "status": 400, "detail": "c"}
+    right: Schema = {"type": "a", "title": "b", "status": 400, "detail": "c"}
     assert conforms(right, problem, described)
-    for wrong in (right | {"status": "400"}, right | {"more": 1}, {"type": "a"}, []):
+    wrong_values: list[object] = [right | {"status": "400"}, right | {"more": 1}, {"type": "a"}, []]
+    for wrong in wrong_values:
         assert not conforms(wrong, problem, described)
 
 
-async def test_the_documentation_page_is_there(connect):
+def test_top_k_is_described_as_limited_by_the_number_of_labels(described: Schema) -> None:
+    [parameter] = described["paths"]["/predict"]["post"]["parameters"]
+    [integer] = [option for option in parameter["schema"]["anyOf"] if option["type"] == "integer"]
+    assert integer["minimum"] == 1
+    assert "number of labels" in parameter["schema"].get("description", parameter.get("description"))
+
+
+async def test_hidden_routes_are_not_described(connect: Connect) -> None:
     async with connect() as client:
-        response = await client.get("/docs")
-    assert response.status_code == 200
-    assert "/openapi.json" in response.text
+        paths = (await client.get("/openapi.json")).json()["paths"]
+    assert paths.keys().isdisjoint({"/predict/", "/", "/docs", "/docs/{name}", "/openapi.json"})
+
+
+def test_operations_have_unique_names(described: Schema) -> None:
+    names = [operation["operationId"] for path in described["paths"].values() for operation in path.values()]
+    assert len(names) == len(set(names))

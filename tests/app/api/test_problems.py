@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.api import problems
-from app.api.problems import PREDICTION_ERRORS, problem_response, problem_type
+from app.api.problems import PREDICTION_ERRORS, openapi_responses, problem_response, problem_type
 from app.api.schemas import Problem
 from app.serving import errors
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedFormat
@@ -69,3 +69,19 @@ def test_an_unexpected_error_does_not_reveal_its_cause() -> None:
     response = problem_response(ZeroDivisionError("secret"))
     assert response.status_code == 500
     assert "secret" not in Problem.model_validate_json(bytes(response.body)).detail
+
+
+def test_openapi_has_one_example_per_kind_of_error() -> None:
+    responses = openapi_responses(UnsupportedFormat, InvalidImage, ImageTooLarge)
+    assert set(responses) == {415, 422}
+    examples = responses[422]["content"][problems.MEDIA_TYPE]["examples"]
+    assert {name: example["value"]["type"] for name, example in examples.items()} == {
+        "invalid-image": "invalid-image",
+        "image-too-large": "image-too-large",
+    }
+    for example in examples.values():
+        assert Problem.model_validate(example["value"], strict=True).status == 422
+
+
+def test_an_error_that_is_not_in_the_table_has_no_row() -> None:
+    assert problem_type(ZeroDivisionError()) is None

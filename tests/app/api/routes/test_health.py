@@ -1,25 +1,26 @@
-"""/health in its four states."""
+"""/health in each of its states."""
 
 import asyncio
 
+import httpx
 import pytest
 
-from model.errors import DeviceLost
-from tests.app.serving.squares import ticks
+from model.errors import DeviceLost, EngineError
+from tests.app.api.asgi import PNG, Connect, Grey, MakeApp, Until, Upload, context_of, service_of, start
+from tests.app.fake_engine import WAIT_S, FakeEngine
 
 pytestmark = pytest.mark.anyio
 
-PNG = {"content-type": "image/png"}
 ENGINE = {"model": "fake", "device": "cpu", "precision": "float32"}
-NOTHING = dict.fromkeys(ENGINE)
+NO_ENGINE = dict.fromkeys(ENGINE)
 
 
-async def states(client) -> dict[str, tuple[int, dict]]:
-    answers = {path: await client.get(path) for path in ("/health", "/health/ready", "/health/live")}
-    return {path: (answer.status_code, answer.json()) for path, answer in answers.items()}
+async def states(client: httpx.AsyncClient) -> dict[str, tuple[int, dict[str, str | None]]]:
+    responses = {path: await client.get(path) for path in ("/health", "/health/ready", "/health/live")}
+    return {path: (response.status_code, response.json()) for path, response in responses.items()}
 
 
-async def test_ready(connect):
+async def test_ready(connect: Connect) -> None:
     async with connect() as client:
         assert await states(client) == {
             "/health": (200, {"status": "ready"} | ENGINE),
@@ -28,25 +29,27 @@ async def test_ready(connect):
         }
 
 
-async def test_starting(make_app, connect):
+async def test_starting(make_app: MakeApp, connect: Connect) -> None:
     app = make_app()
     async with connect(app) as client:
-        app.state.context.service, classifier = None, app.state.context.service
+        context = context_of(app)
+        service, context.service = context.service, None
         assert await states(client) == {
-            "/health": (503, {"status": "starting"} | NOTHING),
-            "/health/ready": (503, {"status": "starting"} | NOTHING),
+            "/health": (503, {"status": "starting"} | NO_ENGINE),
+            "/health/ready": (503, {"status": "starting"} | NO_ENGINE),
             "/health/live": (200, {"status": "alive"}),
         }
-        app.state.context.service = classifier
+        context.service = service
 
 
-async def test_draining(connect, engine, grey):
+async def test_draining(make_app: MakeApp, connect: Connect, engine: FakeEngine, grey: Grey, until: Until) -> None:
+    app = make_app()
     engine.gate.clear()
-    async with connect() as client:
-        running = asyncio.ensure_future(client.post("/predict", content=grey(1), headers=PNG))
+    async with connect(app) as client:
+        running = start(app, Upload(grey(1)))
         await engine.entered()
-        draining = asyncio.ensure_future(client.app.state.context.service.drain(20))
-        await ticks()
+        draining = asyncio.create_task(service_of(app).drain(WAIT_S))
+        await until(lambda: service_of(app).draining)
         assert await states(client) == {
             "/health": (503, {"status": "draining"} | ENGINE),
             "/health/ready": (503, {"status": "draining"} | ENGINE),
@@ -57,7 +60,20 @@ async def test_draining(connect, engine, grey):
         await draining
 
 
-async def test_failed(connect, engine, grey):
+async def test_failing(connect: Connect, engine: FakeEngine, grey: Grey) -> None:
+    engine.failures = [EngineError("out of memory") for _ in range(9)]
+    async with connect() as client:
+        for _ in range(3):
+            assert (await client.post("/predict", content=grey(1), headers=PNG)).status_code == 503
+        engine.gate.clear()  # holds the probe that would notice a recovery
+        assert await states(client) == {
+            "/health": (503, {"status": "failing"} | ENGINE),
+            "/health/ready": (503, {"status": "failing"} | ENGINE),
+            "/health/live": (200, {"status": "alive"}),
+        }
+
+
+async def test_failed(connect: Connect, engine: FakeEngine, grey: Grey) -> None:
     engine.failures = [DeviceLost("gone")]
     async with connect() as client:
         assert (await client.post("/predict", content=grey(1), headers=PNG)).status_code == 503
@@ -68,12 +84,12 @@ async def test_failed(connect, engine, grey):
         }
 
 
-async def test_health_asks_for_no_key(connect):
+async def test_health_needs_no_key(connect: Connect) -> None:
     async with connect(api_keys="secret") as client:
         assert {status for status, _ in (await states(client)).values()} == {200}
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/ready", "/health/live"])
-async def test_a_probe_may_ask_for_the_head_alone(connect, path):
+async def test_head_is_supported(connect: Connect, path: str) -> None:
     async with connect() as client:
         assert (await client.head(path)).status_code == 200

@@ -2,23 +2,25 @@
 
 import asyncio
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.app.api.asgi import PNG, Connect, Grey, MakeApp, Until, Upload, service_of, start
+from tests.app.fake_engine import FakeEngine
+
 pytestmark = pytest.mark.anyio
 
-PNG = {"content-type": "image/png"}
 
-
-async def samples(client) -> dict[tuple[str, ...], float]:
+async def samples(client: httpx.AsyncClient) -> dict[tuple[str, ...], float]:
     """Every sample as ``(name, label value, …)`` → value."""
     response = await client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     families = text_string_to_metric_families(response.text)
-    return {(one.name, *one.labels.values()): one.value for family in families for one in family.samples}
+    return {(sample.name, *sample.labels.values()): sample.value for family in families for sample in family.samples}
 
 
-async def test_traffic_is_counted(connect, engine, grey):
+async def test_counts_requests_rejections_and_images(connect: Connect, grey: Grey) -> None:
     async with connect(max_upload_bytes=5000) as client:
         for level in (1, 2):
             await client.post("/predict", content=grey(level), headers=PNG)
@@ -50,13 +52,16 @@ async def test_traffic_is_counted(connect, engine, grey):
     assert found["convnext_images_in_service",] == 0
 
 
-async def test_batches_and_the_queue_are_measured(connect, engine, grey, until):
+async def test_measures_batches_and_the_queue(
+    make_app: MakeApp, connect: Connect, engine: FakeEngine, grey: Grey, until: Until
+) -> None:
+    app = make_app()
     engine.gate.clear()
-    async with connect() as client:
-        tasks = [asyncio.ensure_future(client.post("/predict", content=grey(0), headers=PNG))]
+    async with connect(app) as client:
+        tasks = [start(app, Upload(grey(0)))]
         await engine.entered()
-        tasks += [asyncio.ensure_future(client.post("/predict", content=grey(v), headers=PNG)) for v in (1, 2, 3)]
-        await until(lambda: client.app.state.context.service.queue_length == 3)
+        tasks += [start(app, Upload(grey(level))) for level in (1, 2, 3)]
+        await until(lambda: service_of(app).queue_length == 3)
         assert (await samples(client))["convnext_images_in_service",] == 4
         engine.gate.set()
         await asyncio.gather(*tasks)
@@ -68,14 +73,14 @@ async def test_batches_and_the_queue_are_measured(connect, engine, grey, until):
     assert found["convnext_queue_wait_seconds_sum",] > 0
 
 
-async def test_the_process_is_measured_too(connect):
+async def test_measures_the_process(connect: Connect) -> None:
     async with connect() as client:
         found = await samples(client)
     assert found["process_cpu_seconds_total",] > 0
 
 
-async def test_applications_count_apart(make_app, connect):
-    async with connect() as one, connect() as other:
-        await one.get("/health")
-        assert ("convnext_requests_total", "/health", "200") in await samples(one)
+async def test_each_application_has_its_own_counters(connect: Connect) -> None:
+    async with connect() as client, connect() as other:
+        await client.get("/health")
+        assert ("convnext_requests_total", "/health", "200") in await samples(client)
         assert ("convnext_requests_total", "/health", "200") not in await samples(other)

@@ -2,10 +2,12 @@
 
 import pytest
 
+from tests.app.api.asgi import CheckProblem, Connect, MakeApp, context_of
+
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_model_is_described(connect):
+async def test_describes_the_model(connect: Connect) -> None:
     async with connect() as client:
         assert (await client.get("/model")).json() == {
             "name": "fake",
@@ -22,16 +24,19 @@ async def test_the_model_is_described(connect):
         }
 
 
-async def test_labels_stand_at_their_class_id(connect):
+async def test_labels_are_in_the_order_of_their_class_id(connect: Connect) -> None:
     async with connect() as client:
         labels = (await client.get("/model/labels")).json()["labels"]
     assert labels == [f"grey {level}" for level in range(256)]
 
 
 @pytest.mark.parametrize("path", ["/model", "/model/labels"])
-async def test_before_the_start_there_is_no_model(make_app, connect, problem, path):
+async def test_the_model_is_unavailable_before_the_start(
+    make_app: MakeApp, connect: Connect, problem: CheckProblem, path: str
+) -> None:
     app = make_app()
     async with connect(app) as client:
-        app.state.context.service, classifier = None, app.state.context.service
+        context = context_of(app)
+        service, context.service = context.service, None
         problem(await client.get(path), 503, "unavailable")
-        app.state.context.service = classifier
+        context.service = service

@@ -1,7 +1,8 @@
-"""Requests that mean harm: whatever is sent to /predict, the answer is a prediction or a problem, and never a 500."""
+"""Hostile requests: whatever is sent to /predict, the response is a prediction or a problem, and never a 500."""
 
 import asyncio
 import io
+from typing import Any, cast
 
 import httpx
 from hypothesis import example, given, settings
@@ -11,7 +12,10 @@ from PIL import Image
 from app.api.schemas import Problem
 from app.main import create_app
 from app.settings import Settings
+from model.inference.engine import InferenceEngine
 from tests.app.fake_engine import FakeEngine
+
+Request = dict[str, Any]  # Any: keyword arguments of httpx
 
 
 def png() -> bytes:
@@ -20,17 +24,18 @@ def png() -> bytes:
     return buffer.getvalue()
 
 
-def answers(requests: list[dict]) -> list[httpx.Response]:
-    """What a service of its own answers to the requests, one after the other."""
+def responses(requests: list[Request]) -> list[httpx.Response]:
+    """The responses of a service of its own to the requests, one after the other."""
 
-    async def ask() -> list[httpx.Response]:
-        app = create_app(Settings(decode_threads=1, max_upload_bytes=4000), FakeEngine())
+    async def post_all() -> list[httpx.Response]:
+        engine = cast(InferenceEngine, FakeEngine())  # it has the methods and attributes that the service uses
+        app = create_app(Settings(decode_threads=1, max_upload_bytes=4000), engine)
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
                 return [await client.post("/predict", **request) for request in requests]
 
-    return asyncio.run(ask())
+    return asyncio.run(post_all())
 
 
 def check(response: httpx.Response) -> None:
@@ -79,8 +84,8 @@ QUERIES = st.sampled_from(["", "?top_k=2", "?top_k=%00", "?top_k=1&top_k=x", "?%
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(BODIES, TYPES, QUERIES), min_size=10, max_size=10))
 @example([(b"", b"multipart/form-data; boundary=xyz; charset=undefined", "")])
-def test_no_body_type_or_query_gives_a_500(found):
-    for response in answers(
+def test_no_body_type_or_query_causes_a_500(found: list[tuple[bytes, bytes, str]]) -> None:
+    for response in responses(
         [{"content": body, "headers": {"content-type": kind}, "params": query[1:]} for body, kind, query in found]
     ):
         check(response)
@@ -88,13 +93,13 @@ def test_no_body_type_or_query_gives_a_500(found):
 
 @settings(max_examples=10, deadline=None)
 @given(st.data())
-def test_a_damaged_upload_gives_no_500(data):
+def test_no_damaged_upload_causes_a_500(data: st.DataObject) -> None:
     whole = (
         b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
         + png()
         + b"\r\n--xyz--\r\n"
     )
-    requests = []
+    requests: list[Request] = []
     for _ in range(20):
         body = bytearray(whole)
         for place in data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=4)):
@@ -103,9 +108,9 @@ def test_a_damaged_upload_gives_no_500(data):
         requests.append(
             {"content": bytes(body[:end]), "headers": {"content-type": "multipart/form-data; boundary=xyz"}}
         )
-    for response in answers(requests):
+    for response in responses(requests):
         check(response)
 
 
-def test_an_undamaged_upload_is_answered():
-    assert answers([{"files": {"file": png()}}])[0].status_code == 200
+def test_an_undamaged_upload_is_classified() -> None:
+    assert responses([{"files": {"file": png()}}])[0].status_code == 200

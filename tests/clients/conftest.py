@@ -1,0 +1,64 @@
+"""A server in a process of its own, with the tiny model."""
+
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+_START_TIMEOUT_S = 100
+
+
+@pytest.fixture(scope="session")
+def service_url(tiny_path: Path) -> Iterator[str]:
+    """The address of the server, ``http://127.0.0.1:PORT``."""
+    command = [sys.executable, "-m", "app", "serve", "--model", str(tiny_path), "--runtime", "torch", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        lines: queue.Queue[str] = queue.Queue()
+        reader = threading.Thread(target=_read, args=(process, lines), daemon=True)
+        reader.start()
+        try:
+            yield _address(lines)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(_START_TIMEOUT_S) == 0
+            reader.join()
+
+
+@pytest.fixture(scope="session")
+def photo_path(tmp_path_factory: pytest.TempPathFactory, make_photo: Callable[..., Image.Image]) -> Path:
+    """A JPEG of some kilobytes, with a name that is not ASCII."""
+    path = tmp_path_factory.mktemp("photos") / "Größe 1.jpg"
+    make_photo(320, 240).save(path, quality=90)
+    return path
+
+
+@pytest.fixture(scope="session")
+def large_photo_path(tmp_path_factory: pytest.TempPathFactory, make_photo: Callable[..., Image.Image]) -> Path:
+    """A JPEG of more than a megabyte, from which on curl waits for 100 Continue."""
+    path = tmp_path_factory.mktemp("photos") / "large.jpg"
+    make_photo(2000, 1500).save(path, quality=95)
+    assert path.stat().st_size > 2**20
+    return path
+
+
+def _read(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        lines.put(line)
+    lines.put("")
+
+
+def _address(lines: queue.Queue[str]) -> str:
+    log = ""
+    while line := lines.get(timeout=_START_TIMEOUT_S):
+        log += line
+        if found := re.search(r"listening on (http://\S+)", line):
+            return found[1]
+    pytest.fail(f"the server ended:\n{log}")
