@@ -14,7 +14,7 @@ from app.main import create_app
 from app.settings import Settings
 from tests.app.fake_engine import WAIT_S, FakeEngine, as_engine
 from tests.app.serving.squares import Squares
-from tests.app.types import Call, Client, Connect, Grey, MakeApp, Message, Problem, Receive, Until
+from tests.app.types import CheckProblem, Connect, Grey, MakeApp, Until
 from tests.conftest import Encode
 
 
@@ -68,15 +68,14 @@ def make_app(engine: FakeEngine) -> MakeApp:
 
 @pytest.fixture
 def connect(make_app: MakeApp, engine: FakeEngine) -> Connect:
-    """``async with connect(**settings) as client`` runs the service; ``client.app`` is its application."""
+    """``async with connect(**settings) as client`` runs the service."""
 
     @asynccontextmanager
-    async def start(app: FastAPI | None = None, **settings: Any) -> AsyncIterator[Client]:  # Any: settings
+    async def start(app: FastAPI | None = None, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:  # Any: settings
         app = app or make_app(**settings)
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-            async with Client(transport=transport, base_url="http://service", timeout=WAIT_S) as client:
-                client.app = app
+            async with httpx.AsyncClient(transport=transport, base_url="http://service", timeout=WAIT_S) as client:
                 try:
                     yield client
                 finally:
@@ -86,7 +85,7 @@ def connect(make_app: MakeApp, engine: FakeEngine) -> Connect:
 
 
 @pytest.fixture
-def problem() -> Problem:
+def problem() -> CheckProblem:
     """``problem(response, status, type)`` asserts that a response is such a problem of RFC 9457; returns its detail."""
 
     def check(response: httpx.Response, status: int, type: str) -> str:  # noqa: A002 - RFC 9457's name
@@ -103,42 +102,3 @@ def problem() -> Problem:
         return detail
 
     return check
-
-
-@pytest.fixture
-def call() -> Call:
-    """``await call(app, receive, …)`` sends one ASGI request; returns ``(status, headers, body)``."""
-
-    async def request(
-        app: FastAPI,
-        receive: Receive,
-        path: str = "/predict",
-        headers: dict[str, str] | None = None,
-        method: str = "POST",
-    ) -> tuple[int, dict[str, str], bytes]:
-        sent: list[Message] = []
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-
-        scope: Message = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "headers": [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
-            "client": ("127.0.0.1", 1),
-            "server": ("service", 80),
-            "state": {},
-        }
-        async with asyncio.timeout(WAIT_S):
-            await app(scope, receive, send)
-        response_headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-        return sent[0]["status"], response_headers, b"".join(message.get("body", b"") for message in sent[1:])
-
-    return request

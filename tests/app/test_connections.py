@@ -1,4 +1,4 @@
-"""Connections whose client is slow, sends no HTTP, sends too much, or does not read; and requests that are served."""
+"""Connections whose client is slow, sends no HTTP, sends too much or does not read, and valid requests."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ async def respond(send: Any, body: bytes) -> None:  # Any: ASGI
 async def serving(
     app: ASGI = echo_length, *, timeout_s: float = WAIT_S, max_connections: int = 100
 ) -> AsyncIterator[Connect]:
-    """A server of ``app``; the value opens a connection to it."""
+    """Runs a server of ``app``; returns a function that opens a connection to it."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -117,17 +117,21 @@ async def test_the_rest_of_a_body_has_a_deadline_after_the_response() -> None:
         assert await read_until_closed(reader) == b""
 
 
-async def test_a_request_in_progress_outlives_the_deadline_of_connections() -> None:
-    gate = asyncio.Event()
+async def test_the_deadline_of_connections_does_not_apply_to_a_request_in_progress() -> None:
+    started, gate = asyncio.Event(), asyncio.Event()
 
     async def held(_scope: Any, _receive: Any, send: Any) -> None:  # Any: ASGI
+        started.set()
         await gate.wait()
         await respond(send, b"held")
 
     async with serving(held, timeout_s=0.05) as connect:
         reader, writer = await connect()
         writer.write(REQUEST)
-        asyncio.get_running_loop().call_later(0.3, gate.set)
+        await started.wait()
+        idle_reader, _ = await connect()
+        assert (await read_response(idle_reader))[0] == 408  # the deadline of both connections has passed
+        gate.set()
         assert await read_response(reader) == (200, b"held")
 
 
@@ -164,7 +168,7 @@ async def test_large_headers_and_a_larger_body_are_accepted() -> None:
 @pytest.mark.parametrize(
     "sent", [b"hello\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"], ids=["text", "TLS"]
 )
-async def test_what_is_not_http_gets_a_400(sent: bytes) -> None:
+async def test_data_that_is_not_http_gets_a_400(sent: bytes) -> None:
     async with serving() as connect:
         reader, writer = await connect()
         writer.write(sent)
@@ -206,24 +210,23 @@ async def test_an_upgrade_to_http2_is_declined_and_the_body_is_read() -> None:
 
 
 async def test_a_client_that_does_not_read_is_disconnected() -> None:
-    ended: list[bool] = []
+    ended = asyncio.Event()
 
     async def large(_scope: Any, _receive: Any, send: Any) -> None:  # Any: ASGI
         headers = [(b"content-length", b"%d" % (64 << 20))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         for _ in range(64):
             await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
-        ended.append(True)
+        ended.set()
 
     async with serving(large, timeout_s=0.2) as connect:
         reader, writer = await connect()
         writer.write(REQUEST)
-        while not ended:  # noqa: ASYNC110 - the application notices when the connection is gone
-            await asyncio.sleep(0.01)
+        await ended.wait()  # the application can send everything once the connection is closed
         assert len(await read_until_closed(reader)) < 64 << 20
 
 
-async def test_connections_over_the_limit_get_a_503_and_free_places_are_used_again() -> None:
+async def test_connections_over_the_limit_get_a_503_until_others_are_closed() -> None:
     async with serving(max_connections=2) as connect:
         first, second = await connect(), await connect()
         for reader, writer in (first, second):
@@ -247,7 +250,7 @@ async def test_connections_over_the_limit_get_a_503_and_free_places_are_used_aga
 
 
 async def test_responses_conform_to_http() -> None:
-    """h11's client reads what the protocol writes by itself."""
+    """h11's client parses the response to a protocol error."""
     async with serving() as connect:
         reader, writer = await connect()
         writer.write(b"hello\r\n\r\n")

@@ -1,5 +1,6 @@
 """Files that would take a decoder far longer than their number of pixels justifies."""
 
+import io
 import os
 import struct
 import subprocess

@@ -167,7 +167,7 @@ async def test_close_stops_the_threads(squares: Squares) -> None:
     assert not thread.is_alive()
 
 
-async def test_a_batch_that_does_not_end_is_a_failure_while_it_lasts(squares: Squares, until: Until) -> None:
+async def test_a_batch_that_takes_too_long_is_a_failure_until_it_completes(squares: Squares, until: Until) -> None:
     squares.gate.clear()
     with running(squares, stall_after_s=0.02) as batcher:
         [task] = submit(batcher, 3)

@@ -1,4 +1,4 @@
-"""How many images are decoded at once, and what happens when a decoder does not return."""
+"""DecodePool: the number of concurrent decoders, cancellation, and decoders that do not return."""
 
 import asyncio
 import gc
@@ -46,7 +46,7 @@ class Decoder:
             with self._lock:
                 self.running -= 1
         if data == b"bad":
-            raise InvalidImage("it is bad")
+            raise InvalidImage("bad")
         return PIXELS
 
 

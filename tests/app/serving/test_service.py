@@ -52,7 +52,7 @@ async def classify(service: ClassificationService, data: bytes, top_k: int | Non
             return await service.classify(data, top_k)
 
 
-async def test_an_image_becomes_labelled_predictions(engine: FakeEngine, grey: Grey) -> None:
+async def test_an_image_is_classified_with_labels(engine: FakeEngine, grey: Grey) -> None:
     async with started(engine) as service:
         result = await classify(service, grey(7), 2)
     assert [(item.label, item.class_id) for item in result.predictions] == [("grey 7", 7), ("grey 8", 8)]
