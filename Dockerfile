@@ -1,8 +1,9 @@
 # convnext-serve in a container. Build arguments:
-#   PYTHON_VERSION  of the base image
-#   TORCH_BACKEND   the build of torch: cpu, cu130 and so on; empty is the package index's own, which on x86-64 has CUDA
-#                   and serves on a CPU as well
-#   REVISION        what the image is labelled with
+#   PYTHON_VERSION  version of the Python base image
+#   TORCH_BACKEND   build of torch from PyTorch's package index: cpu (default), cu130, …; empty installs the build of the
+#                   default package index, which supports CUDA on x86-64
+#   VERSION         version in the image's labels; `make image` sets it
+#   REVISION        commit in the image's labels; `make image` sets it
 ARG PYTHON_VERSION=3.12
 
 FROM docker.io/library/python:${PYTHON_VERSION}-slim-bookworm AS build
@@ -12,17 +13,23 @@ ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never UV_SYSTEM_
 RUN --mount=type=cache,target=/root/.cache \
     python -m pip install --quiet --root-user-action=ignore "uv==${UV_VERSION}" "hatchling==${HATCHLING_VERSION}"
 
-# The dependencies, by themselves: this layer lasts while only code changes.
-# What torch needs of CUDA it pins itself, so the pins of the default build are dropped where another one is chosen.
+# Dependencies come first, so that this layer stays cached when only code changes.
+# constraints.txt pins the CUDA libraries of the default build of torch; other builds bring their own versions.
 WORKDIR /build
-COPY docker/left-out.txt docker/prune.sh ./docker/
+COPY docker/excluded.txt docker/prune.sh ./docker/
 COPY pyproject.toml constraints.txt ./
-ARG TORCH_BACKEND=
+ARG TORCH_BACKEND=cpu
 RUN --mount=type=cache,target=/root/.cache set -eu; \
     if [ -n "$TORCH_BACKEND" ]; then sed -i -E '/^(cuda|nvidia|triton)-?/d' constraints.txt; fi; \
     uv venv --quiet --python "$(command -v python)" /opt/venv; \
-    uv pip install --python /opt/venv ${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"} \
-        --constraint constraints.txt --excludes docker/left-out.txt --requirements pyproject.toml; \
+    if ! uv pip install --python /opt/venv ${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"} \
+        --constraint constraints.txt --excludes docker/excluded.txt --requirements pyproject.toml; then \
+        if [ -n "$TORCH_BACKEND" ]; then \
+            echo "ERROR: installing torch for TORCH_BACKEND=$TORCH_BACKEND failed, see above. If PyTorch's package index" \
+                "cannot be reached, build with an empty TORCH_BACKEND= to use the default package index." >&2; \
+        fi; \
+        exit 1; \
+    fi; \
     sh docker/prune.sh /opt/venv
 
 COPY README.md LICENSE ./
@@ -45,16 +52,17 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     CONVNEXT_HOST=0.0.0.0 \
     CONVNEXT_CACHE_DIR=/var/cache/convnext
-# The package is a layer of its own. The check imports all of it and reads the embedded model, so that an image that lacks
-# a piece fails here.
+# The package is a layer of its own, so that a new version of the code is a small download.
 COPY --from=build /package /opt/venv
+# Fails the build if the image is incomplete: imports the whole package and checks the embedded model.
 RUN convnext-serve weights verify convnext_atto_tiny_imagenet_200
 
+ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="convnext-serve" \
       org.opencontainers.image.description="A REST microservice that classifies images with ConvNeXt." \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 USER 10001:10001
 WORKDIR /tmp

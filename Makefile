@@ -1,44 +1,58 @@
-# Set-up, service, tests and checks. Everything runs in .venv, which each target makes if need be.
+# Targets for serving, testing and checking. Those that need the virtual environment in .venv create it.
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
+IMAGE ?= convnext-serve
+TORCH_BACKEND ?= cpu
+RECIPE ?= cpu
 VENV := .venv
 UV := uv==0.13.9
 INSTALL := $(VENV)/bin/uv pip install --quiet --python $(VENV) --constraint constraints.txt --editable .
 
-.PHONY: serve test check format bench train lock clean
+.PHONY: serve help test test-avx2 check format bench train image lock clean
 .DEFAULT_GOAL := serve
 
-serve: $(VENV)/served  ## Serve on HOST:PORT.
+serve: $(VENV)/served  ## Serve on HOST:PORT (default).
 	$(VENV)/bin/convnext-serve serve --host $(HOST) --port $(PORT)
+
+help:  ## List the targets.
+	@sed -nE 's/^([a-z0-9-]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 test: $(VENV)/developed  ## Run the tests.
 	$(VENV)/bin/pytest
 
-check: $(VENV)/developed  ## Lint, formatting, types.
+test-avx2: $(VENV)/developed  ## Run the numeric tests as on a CPU without AVX-512 and AMX.
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(VENV)/bin/pytest tests/model
+
+check: $(VENV)/developed  ## Check linting, formatting, types and import rules.
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-format: $(VENV)/developed  ## Mend what can be mended.
+format: $(VENV)/developed  ## Format the code and fix lint errors that can be fixed automatically.
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
-bench: $(VENV)/developed  ## Measure the engine, preprocessing and the service; see benchmarks/results, docs/benchmarks.
+bench: $(VENV)/developed  ## Run the benchmarks and redraw the plots in docs/benchmarks.
 	$(VENV)/bin/python -m benchmarks.engine
 	$(VENV)/bin/python -m benchmarks.preprocess
 	$(VENV)/bin/python -m benchmarks.service
 	$(VENV)/bin/python -m benchmarks.plots
 
-train: $(VENV)/developed  ## Make the embedded model anew from Tiny ImageNet-200 in DATA.
-	$(VENV)/bin/python -m training.train --data $(DATA)
+train: $(VENV)/developed  ## Train the embedded model on Tiny ImageNet-200 in the folder DATA with RECIPE (cpu or gpu).
+	$(VENV)/bin/python -m training.train --data $(DATA) --recipe $(RECIPE)
 
-lock: $(VENV)/bin/uv  ## Pin the newest versions that pyproject.toml allows.
+image:  ## Build the container image IMAGE:version for TORCH_BACKEND.
+	version=$$(sed -nE 's/^version = "(.*)"/\1/p' pyproject.toml) && docker build --tag "$(IMAGE):$$version" \
+		--build-arg "TORCH_BACKEND=$(TORCH_BACKEND)" --build-arg "VERSION=$$version" \
+		--build-arg "REVISION=$$(git rev-parse HEAD)" .
+
+lock: $(VENV)/bin/uv  ## Update constraints.txt to the newest versions that pyproject.toml allows.
 	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev --group training \
 		--no-emit-index-url --no-annotate --no-header --output-file constraints.txt pyproject.toml
 
-clean:  ## Remove what was made.
+clean:  ## Delete the virtual environment and caches.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/bin/uv:

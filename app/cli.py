@@ -21,10 +21,11 @@ from app.server import bind
 from app.server import serve as run_server
 from app.serving.logs import configure_logging
 from app.settings import PREFIX, Settings
-from model.checkpoints.load import describe
-from model.checkpoints.registry import REGISTRY, WeightsEntry, fetch_weights, verify_weights
+from model.checkpoints.load import inspect_checkpoint
+from model.checkpoints.registry import WeightsEntry, fetch_weights, registered_weights, verify_weights
 from model.errors import CheckpointError, InvalidImage, ModelError, UnsupportedFormat
-from model.inference.engine import InferenceEngine, available_cores
+from model.inference.cpu import available_cores
+from model.inference.engine import InferenceEngine
 from model.prediction import top_predictions
 from model.preprocess import Pixels, preprocess
 
@@ -168,7 +169,7 @@ def _print_table(results: Sequence[dict[str, Any]]) -> None:
 
 def _list_weights(settings: Settings, _options: argparse.Namespace) -> int:
     table = Table("name", "top-1", "input", "licence", "fetched")
-    for entry in REGISTRY.values():
+    for entry in registered_weights().values():
         top1 = f"{entry.top1:.1f} %" if entry.top1 else "–"
         size = str(entry.transform.crop_size) if entry.transform else "224"
         fetched = "yes" if entry.path(settings.cache_dir).exists() else ""
@@ -188,8 +189,8 @@ def _verify_weights(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
-def _show_weights(_settings: Settings, options: argparse.Namespace) -> int:
-    found = describe(options.target)
+def _show_weights(settings: Settings, options: argparse.Namespace) -> int:
+    found = inspect_checkpoint(options.target, cache_dir=settings.cache_dir)
     table = Table(show_header=False)
     for name, value in (
         ("file", found.path),
@@ -205,9 +206,10 @@ def _show_weights(_settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _entry(name: str) -> WeightsEntry:
-    if name not in REGISTRY:
-        raise CheckpointError(f"{name} is not a registered model; the names are {', '.join(REGISTRY)}")
-    return REGISTRY[name]
+    entries = registered_weights()
+    if name not in entries:
+        raise CheckpointError(f"{name} is not a registered model; the names are {', '.join(entries)}")
+    return entries[name]
 
 
 def _setting_error(error: ErrorDetails) -> str:

@@ -18,7 +18,8 @@ from app.serving.service import ClassificationService, Limits
 from app.serving.telemetry import Telemetry
 from app.settings import Settings
 from model import load_model
-from model.inference.engine import InferenceEngine, available_cores
+from model.inference.cpu import available_cores
+from model.inference.engine import InferenceEngine
 
 logger = logging.getLogger(__name__)
 

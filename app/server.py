@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from app.connections import MAX_HEADER_BYTES, ConnectionMonitor, Protocol
 logger = logging.getLogger(__name__)
 
 _THREAD_TIMEOUT_S = 1.0
+_SWITCH_INTERVAL_S = 0.0005  # the default of 5 ms keeps the event loop waiting for decode threads, and these for it
 _LINGER_S = 1.0
 _OTHER_FILES = 200  # file descriptors for everything that is not a connection
 
@@ -108,6 +110,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def serve(app: FastAPI, listener: socket.socket, *, grace_s: float, max_connections: int) -> None:
     """Serves ``app`` on a bound socket until a signal ends it."""
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     before = set(threading.enumerate())
     max_connections = allow_connections(max_connections)
     Server(app, grace_s=grace_s, max_connections=max_connections).run(sockets=[listener])

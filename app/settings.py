@@ -66,10 +66,10 @@ class Settings(BaseSettings):
         50_000_000, ge=1, le=178_956_970, description="Width times height of an image, from its header."
     )  # at most what Pillow itself accepts
     cpu_threads: int | None = Field(
-        None, ge=1, le=1024, description="Threads of the network on a CPU; unset: one per core."
+        None, ge=1, le=1024, description="Threads of the network on a CPU; unset: one per available core."
     )
     decode_threads: int | None = Field(
-        None, ge=1, le=256, description="Threads that decode images; unset: one per core."
+        None, ge=1, le=256, description="Threads that decode images; unset: one per available core."
     )
     decode_timeout_s: float = Field(
         10.0, gt=0, le=3600, description="Longest time to decode one image, in seconds; longer gets a 422."

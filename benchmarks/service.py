@@ -26,7 +26,7 @@ import uvloop
 from benchmarks.load import Report, closed_loop, lone_requests, make_requests, open_loop
 from benchmarks.photos import make_photos
 from benchmarks.rounds import alternate, keep, ratios, spread
-from model.checkpoints.load import save_checkpoint
+from model.checkpoints.native import save_checkpoint
 from model.convnext import ConvNeXt, ConvNeXtConfig
 from model.preprocess import Transform
 

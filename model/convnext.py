@@ -1,8 +1,8 @@
 """ConvNeXt V1 and V2, the architecture on one page.
 
 V1: "A ConvNet for the 2020s", Liu et al., CVPR 2022 (figure 4, appendix A).
-V2: "ConvNeXt V2", Woo et al., CVPR 2023 (global response normalisation, section 3.3).
-Parameter names are those of timm's ConvNeXt, so a saved network opens there too.
+V2: "ConvNeXt V2", Woo et al., CVPR 2023 (global response normalization, section 3.3).
+Parameter names are those of timm's ConvNeXt, so timm can load a saved network.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,12 @@ Stem = Literal["patch", "overlap", "overlap_act"]
 
 @dataclass(frozen=True)
 class ConvNeXtConfig:
-    """Everything that shapes the tensors of a ConvNeXt and the arithmetic between them.
+    """The hyperparameters of a ConvNeXt.
 
-    ``layer_scale`` is V1's per-channel residual scale, ``grn`` V2's response normalisation; a network has one of
-    them, or neither. ``norm_before_pool`` puts the head's LayerNorm on the feature map rather than on its mean.
-    ``stem_width`` is the width between the two 3×3 convolutions of an overlapping stem.
+    ``layer_scale`` enables V1's per-channel residual scale, ``grn`` V2's global response normalization.
+    ``norm_before_pool`` applies the head's LayerNorm before global average pooling instead of after it.
+    ``stem_width`` is the number of channels between the two 3×3 convolutions of an overlapping stem.
+    Raises ``ValueError`` on inconsistent values.
     """
 
     depths: tuple[int, ...]
@@ -40,11 +41,11 @@ class ConvNeXtConfig:
 
     def __post_init__(self) -> None:
         if not self.depths or len(self.depths) != len(self.widths):
-            raise ValueError(f"depths {self.depths} and widths {self.widths} must name the same stages")
+            raise ValueError(f"depths {self.depths} and widths {self.widths} must have the same length, at least 1")
         if min(*self.depths, *self.widths, self.num_classes, self.in_channels, self.patch_size) < 1:
-            raise ValueError(f"every size of a ConvNeXt is at least 1: {self}")
+            raise ValueError(f"all sizes must be at least 1: {self}")
         if self.stem != "patch" and self.stem_width is None:
-            raise ValueError(f"a stem of kind {self.stem!r} needs a stem_width")
+            raise ValueError(f"stem={self.stem!r} requires stem_width")
 
 
 _SIZES: dict[str, tuple[tuple[int, ...], int]] = {  # name → depths, first width; each stage doubles it
@@ -63,14 +64,14 @@ SIZES: tuple[str, ...] = tuple(_SIZES)
 
 
 def config_for(size: str, version: Literal[1, 2] = 1, num_classes: int = 1000) -> ConvNeXtConfig:
-    """The published configuration of ``size`` (``SIZES``) in V1 or V2. Raises ``KeyError`` on an unknown size."""
+    """Returns the published configuration of ``size`` (one of ``SIZES``). Raises ``KeyError`` if it is unknown."""
     depths, width = _SIZES[size]
     widths = tuple(width << stage for stage in range(len(depths)))
     return ConvNeXtConfig(depths, widths, num_classes, layer_scale=version == 1, grn=version == 2)
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drops a sample's whole residual branch while training (Huang et al., ECCV 2016)."""
+    """Stochastic depth: drops the residual branch of random samples during training (Huang et al., ECCV 2016)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -79,8 +80,8 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0.0:
             return x
-        keep = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.rate)
-        return x * keep / (1 - self.rate)
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.rate)
+        return x * mask / (1 - self.rate)
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -92,7 +93,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class GlobalResponseNorm(nn.Module):
-    """V2's feature competition over ``(N, H, W, C)``: scales each channel by its share of the global response."""
+    """V2's global response normalization of ``(N, H, W, C)``: scales each channel by its relative L2 norm."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -101,12 +102,12 @@ class GlobalResponseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         response = x.norm(p=2, dim=(1, 2), keepdim=True)  # (N, 1, 1, C)
-        share = response / (response.mean(dim=-1, keepdim=True) + 1e-6)
-        return x + torch.addcmul(self.bias, self.weight, x * share)
+        relative = response / (response.mean(dim=-1, keepdim=True) + 1e-6)
+        return x + torch.addcmul(self.bias, self.weight, x * relative)
 
 
 class Mlp(nn.Module):
-    """The inverted bottleneck on channels-last data: C → 4C, GELU, V2's GRN, 4C → C."""
+    """The inverted bottleneck on ``(N, H, W, C)``: C → 4C, GELU, V2's GRN, 4C → C."""
 
     def __init__(self, width: int, grn: bool) -> None:
         super().__init__()
@@ -120,7 +121,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """One residual block: depthwise 7×7, LayerNorm, MLP, LayerScale, DropPath."""
+    """A residual block: depthwise 7×7, LayerNorm, MLP, LayerScale, DropPath."""
 
     def __init__(self, width: int, config: ConvNeXtConfig, drop_path: float) -> None:
         super().__init__()
@@ -140,7 +141,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Halves the resolution (not in the first stage, where ``in_width`` is None) and runs blocks of one width."""
+    """Residual blocks of one width, preceded by a downsampling layer unless ``in_width`` is None (first stage)."""
 
     def __init__(self, in_width: int | None, width: int, config: ConvNeXtConfig, drop_paths: list[float]) -> None:
         super().__init__()
@@ -157,7 +158,7 @@ class Stage(nn.Module):
 
 
 class Head(nn.Module):
-    """Global average pool, LayerNorm and Linear; the norm comes first where the configuration says so."""
+    """Global average pooling, LayerNorm (before pooling if ``norm_before_pool``) and the linear classifier."""
 
     def __init__(self, width: int, config: ConvNeXtConfig) -> None:
         super().__init__()
@@ -178,15 +179,15 @@ def _stem(config: ConvNeXtConfig) -> nn.Sequential:
     if config.stem == "patch":
         patchify = nn.Conv2d(config.in_channels, width, kernel_size=config.patch_size, stride=config.patch_size)
         return nn.Sequential(patchify, norm)
-    middle = config.stem_width or width
-    first = nn.Conv2d(config.in_channels, middle, kernel_size=3, stride=2, padding=1)
-    second = nn.Conv2d(middle, width, kernel_size=3, stride=2, padding=1)
-    between = [nn.GELU()] if config.stem == "overlap_act" else []
-    return nn.Sequential(first, *between, second, norm)
+    hidden = config.stem_width or width
+    first = nn.Conv2d(config.in_channels, hidden, kernel_size=3, stride=2, padding=1)
+    second = nn.Conv2d(hidden, width, kernel_size=3, stride=2, padding=1)
+    activation = [nn.GELU()] if config.stem == "overlap_act" else []
+    return nn.Sequential(first, *activation, second, norm)
 
 
 class ConvNeXt(nn.Module):
-    """The network: normalised float images ``(N, 3, H, W)`` to logits ``(N, num_classes)``."""
+    """The network: normalized float32 images ``(N, 3, H, W)`` to logits ``(N, num_classes)``."""
 
     def __init__(self, config: ConvNeXtConfig) -> None:
         super().__init__()
@@ -201,14 +202,14 @@ class ConvNeXt(nn.Module):
             )
         )
         self.head = Head(config.widths[-1], config)
-        self.apply(_initialise)
+        self.apply(_init_weights)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.stages(self.stem(x)))
         return logits
 
 
-def _initialise(module: nn.Module) -> None:
+def _init_weights(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -1,48 +1,48 @@
-"""Every error that the model package raises, and what each one means.
+"""The exceptions that the model package raises.
 
 ModelError
-├── InvalidImage            the bytes are an accepted format but do not decode
-│   └── ImageTooLarge       the header announces more pixels than the limit
-├── UnsupportedFormat       the bytes are not an image format that is accepted
-├── CheckpointError         a file cannot be served
-│   └── CheckpointMismatch  its tensors do not make the network they should
-├── DownloadError           a registered file could not be fetched or verified
-└── EngineError             a batch failed on the device; the next may work
-    └── DeviceLost          the device is beyond use; the process must be restarted
+├── InvalidImage            the data has an accepted format but cannot be decoded
+│   └── ImageTooLarge       the image header declares more pixels than the limit
+├── UnsupportedFormat       the data is not in an accepted image format
+├── CheckpointError         a checkpoint cannot be read or used
+│   └── CheckpointMismatch  its tensors or labels do not match the network
+├── DownloadError           registered weights could not be fetched or verified
+└── EngineError             a batch failed on the device; the next one may succeed
+    └── DeviceLost          the device is unusable; the process must be restarted
 """
 
 
 class ModelError(Exception):
-    """The root of this package's errors."""
+    """Base class of all exceptions of this package."""
 
 
 class UnsupportedFormat(ModelError):
-    """The bytes are not an image of an accepted format."""
+    """The data is not in an accepted image format."""
 
 
 class InvalidImage(ModelError):
-    """The bytes begin like an accepted image but do not decode, or are cut off."""
+    """The data starts like an accepted image format but is truncated or cannot be decoded."""
 
 
 class ImageTooLarge(InvalidImage):
-    """The image's header announces more pixels than the limit; nothing was decoded."""
+    """The image header declares more pixels than the limit; nothing was decoded."""
 
 
 class CheckpointError(ModelError):
-    """A checkpoint, or a file beside it, cannot be read or served; the message names the file and the reason."""
+    """A checkpoint, or a file that belongs to it, cannot be read or used; the message names the file and the reason."""
 
 
 class CheckpointMismatch(CheckpointError):
-    """A tensor is missing, left over or misshapen; the message names it, what was expected and what was found."""
+    """Keys, shapes or the number of labels do not match the network; the message lists the differences."""
 
 
 class DownloadError(ModelError):
-    """A registered file could not be fetched or verified; the message says how to supply it by hand."""
+    """Registered weights could not be fetched or verified; the message says how to provide the file manually."""
 
 
 class EngineError(ModelError):
-    """A batch failed in the engine; later batches may work."""
+    """A batch failed in the engine; later batches may succeed."""
 
 
 class DeviceLost(EngineError):
-    """The device is beyond use (a corrupt CUDA context, say); only a restart of the process helps."""
+    """The device is unusable, for example after its CUDA context was corrupted; only restarting the process helps."""

@@ -1,4 +1,4 @@
-"""Encoded images, a tiny network in a file, and an environment without settings."""
+"""Encoded images, a small checkpoint, and an environment without settings."""
 
 import io
 import os
@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from model import LoadedModel, Transform, load_model
-from model.checkpoints.load import save_checkpoint
+from model.checkpoints.native import save_checkpoint
 from model.convnext import ConvNeXt, ConvNeXtConfig
 
 Encode = Callable[..., bytes]
+MakePhoto = Callable[..., Image.Image]
 
 
 @pytest.fixture
@@ -24,15 +25,15 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_environment_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.upper().startswith("CONVNEXT_"):
             monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")
-def make_photo() -> Callable[..., Image.Image]:
-    """``make_photo(width, height)``: an RGB image with smooth areas, edges and noise."""
+def make_photo() -> MakePhoto:
+    """``make_photo(width, height)`` returns an RGB image with smooth areas, edges and noise."""
 
     def make(width: int = 320, height: int = 240, seed: int = 0) -> Image.Image:
         random = np.random.default_rng(seed)
@@ -47,7 +48,7 @@ def make_photo() -> Callable[..., Image.Image]:
 
 @pytest.fixture(scope="session")
 def encode() -> Encode:
-    """``encode(image, format, **options)``: the image's bytes."""
+    """``encode(image, format, **options)`` returns the encoded image."""
 
     def make(image: Image.Image, format: str = "PNG", **options: object) -> bytes:  # noqa: A002
         buffer = io.BytesIO()
@@ -59,7 +60,7 @@ def encode() -> Encode:
 
 @pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of five classes and 32×32 pixels with random weights, so that its answers are far from even."""
+    """A checkpoint with 5 classes and 32×32 pixels, with random weights that make the probabilities differ."""
     config = ConvNeXtConfig((1, 1, 2, 1), (8, 12, 16, 24), num_classes=5)
     network = ConvNeXt(config)
     generator = torch.Generator().manual_seed(0)
@@ -74,5 +75,5 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_path: Path) -> LoadedModel:
-    """The network of ``tiny_path``."""
+    """The model of ``tiny_path``."""
     return load_model(tiny_path)

@@ -1,90 +1,101 @@
-"""The photos as arrays: the packed WebP files of Tiny ImageNet-200, decoded once into memory."""
+"""Tiny ImageNet-200, packed as WebP files in ``.npz`` archives, as a torch dataset."""
 
 import io
 import json
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
 
-SIDE = 64  # pixels
+from model.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from training.recipe import Phase, Recipe
+
 TRAIN_FILES = ("train-0.npz", "train-1.npz", "train-2.npz")
 VAL_FILE = "val.npz"
 
 
 @dataclass(frozen=True)
-class Photos:
-    """Decoded photos ``(N, 64, 64, 3) uint8`` with their labels ``(N,) int64``."""
+class Photos(Dataset[tuple[Tensor, int]]):
+    """Encoded photos with their labels ``(N,)`` and the transform that turns a decoded photo into a tensor."""
 
-    images: NDArray[np.uint8]
+    encoded: Sequence[bytes]
     labels: NDArray[np.int64]
+    transform: Callable[[Image.Image], Tensor]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: NDArray[np.int64]) -> "Photos":
-        return Photos(self.images[indices], self.labels[indices])
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        with Image.open(io.BytesIO(self.encoded[index])) as image:
+            return self.transform(image.convert("RGB")), int(self.labels[index])
+
+    def subset(self, indices: NDArray[np.int64]) -> "Photos":
+        """Returns the photos at ``indices``."""
+        return Photos([self.encoded[index] for index in indices], self.labels[indices], self.transform)
 
 
 def read_encoded(path: Path) -> tuple[list[bytes], NDArray[np.int64]]:
-    """The encoded photos of one packed file, and their labels ``(N,) int64``."""
+    """Returns the encoded photos of one archive and their labels ``(N,) int64``."""
     with np.load(path) as packed:
         data, offset, label = packed["webp"], packed["offset"], packed["label"]
     photos = [data[start:end].tobytes() for start, end in pairwise(offset)]
     return photos, label.astype(np.int64)
 
 
-def decode(photo: bytes) -> NDArray[np.uint8]:
-    """One encoded photo as ``(64, 64, 3) uint8`` RGB."""
-    with Image.open(io.BytesIO(photo)) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    if pixels.shape != (SIDE, SIDE, 3):
-        raise ValueError(f"expected a photo of {SIDE}×{SIDE} pixels, got {pixels.shape}")
-    return pixels
+def load_train(data_dir: Path, transform: Callable[[Image.Image], Tensor]) -> Photos:
+    """Returns the training set of ``data_dir``, with ``transform`` applied to each photo."""
+    parts = [read_encoded(data_dir / name) for name in TRAIN_FILES]
+    encoded = [photo for photos, _ in parts for photo in photos]
+    return Photos(encoded, np.concatenate([labels for _, labels in parts]), transform)
 
 
-def load_train(data_dir: Path, cache_dir: Path) -> Photos:
-    """The training set, memory-mapped from ``cache_dir``, which is filled on the first call (1.2 GB)."""
-    images_path, labels_path = cache_dir / "train_images.npy", cache_dir / "train_labels.npy"
-    if not labels_path.exists():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        photos = _decode_files([data_dir / name for name in TRAIN_FILES])
-        np.save(images_path, photos.images)
-        np.save(labels_path, photos.labels)  # last: its presence says that the cache is complete
-    return Photos(np.load(images_path, mmap_mode="r"), np.load(labels_path))
+def split(photos: Photos, held_out_per_class: int, seed: int) -> tuple[Photos, Photos]:
+    """Returns the photos to train on and the held-out photos, a random choice of the same number from each class.
 
-
-def _decode_files(paths: list[Path]) -> Photos:
-    images, labels = [], []
-    with ProcessPoolExecutor() as pool:
-        for path in paths:
-            encoded, label = read_encoded(path)
-            images.append(np.stack(list(pool.map(decode, encoded, chunksize=500))))
-            labels.append(label)
-    return Photos(np.concatenate(images), np.concatenate(labels))
-
-
-def split(labels: NDArray[np.int64], held_out: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices to train on and indices held out, the latter with as many photos of each class as of any other."""
-    classes, counts = np.unique(labels, return_counts=True)
-    per_class, rest = divmod(held_out, len(classes))
-    if rest or per_class >= counts.min():
-        raise ValueError(f"cannot hold out {held_out} photos of {len(classes)} classes evenly")
-    shuffled = np.random.default_rng(seed).permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
-    is_held_out = np.zeros(len(labels), dtype=bool)
-    is_held_out[by_class[(starts[:, None] + np.arange(per_class)).ravel()]] = True
-    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+    Raises ``ValueError`` if a class has too few photos.
+    """
+    counts = np.bincount(photos.labels)
+    if held_out_per_class >= counts.min():
+        raise ValueError(f"cannot hold out {held_out_per_class} photos per class of {counts.min()}")
+    shuffled = np.random.default_rng(seed).permutation(len(photos))
+    by_class = shuffled[np.argsort(photos.labels[shuffled], kind="stable")]
+    starts = np.cumsum(counts) - counts
+    held_out = by_class[(starts[:, None] + np.arange(held_out_per_class)).ravel()]
+    return photos.subset(np.setdiff1d(shuffled, held_out)), photos.subset(np.sort(held_out))
 
 
 def class_labels(data_dir: Path) -> list[str]:
-    """The usual name of each class in label order; classes that share one get the next synonym in brackets."""
+    """Returns the name of each class in label order; ambiguous names are followed by a synonym in brackets."""
     synonyms: list[list[str]] = [entry["synonyms"] for entry in json.loads((data_dir / "classes.json").read_text())]
     uses = Counter(names[0] for names in synonyms)
     return [names[0] if uses[names[0]] == 1 else f"{names[0]} ({names[-1]})" for names in synonyms]
+
+
+def augmentation(recipe: Recipe, phase: Phase) -> v2.Compose:
+    """Returns the random transform of a training photo to a tensor ``(3, input_size, input_size) uint8``."""
+    jitter = recipe.color_jitter
+    colors = [v2.ColorJitter(jitter, jitter, jitter), v2.RandomGrayscale(recipe.grayscale)]
+    return v2.Compose(
+        [
+            *([v2.TrivialAugmentWide()] if recipe.trivial_augment else colors),
+            v2.RandomResizedCrop(phase.input_size, phase.crop_scale),
+            v2.RandomHorizontalFlip(),
+            v2.PILToTensor(),
+        ]
+    )
+
+
+def normalize(images: Tensor) -> Tensor:
+    """Returns ``images (…, 3, H, W) uint8`` as float32 with the mean and standard deviation of ImageNet."""
+    scaled = v2.functional.to_dtype(images, torch.float32, scale=True)
+    normalized: Tensor = v2.functional.normalize(scaled, IMAGENET_MEAN, IMAGENET_STD)
+    return normalized

@@ -1,106 +1,69 @@
-"""A depthwise convolution that trains fast on a CPU.
+"""A depthwise convolution with a fast weight gradient for CPUs that compute bfloat16 natively.
 
-Profiled on AMX cores, most of a training step is the weight gradient of the depthwise 7×7, which has no fast kernel
-there (and an even slower one in bfloat16). Here it is a matrix product instead: for each channel, the products of
-every input pixel with every output pixel (one batched matmul), of which each tap's gradient is a sum of diagonals.
+torch has no fast CPU kernel for this gradient. On an AMD EPYC with AVX-512 BF16, the forward and backward pass of the
+embedded network (128 photos, bfloat16, one or two threads) is 1.3 times as fast with this module at 96 pixels and 1.2
+times as fast at 128.
 """
 
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-_DENSE_LIMIT = 64  # pixels of a map up to which picking the diagonals by one matmul beats a loop over the taps
-
-
-@lru_cache(maxsize=16)
-def _tap_of_pair(height: int, width: int, kernel: int) -> Tensor:
-    """One-hot ``(H·W·H·W, kernel²) float32``: which tap joins an input pixel to an output pixel, if any does."""
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    y, x = y.flatten(), x.flatten()
-    dy = y[:, None] - y[None, :] + kernel // 2  # (H·W, H·W): input row minus output row
-    dx = x[:, None] - x[None, :] + kernel // 2
-    joined = (dy >= 0) & (dy < kernel) & (dx >= 0) & (dx < kernel)
-    taps = torch.arange(kernel * kernel)
-    one_hot = ((dy * kernel + dx)[..., None] == taps) & joined[..., None]
-    return one_hot.flatten(0, 1).float()
+from model.convnext import Block
 
 
-@torch.library.custom_op("training::depthwise_weight_grad", mutates_args=())  # opaque to torch.compile
 def depthwise_weight_grad(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
-    """Gradient ``(C, 1, kernel, kernel) float32`` of a same-padded depthwise convolution's weight.
+    """Returns the weight gradient ``(C, 1, kernel, kernel)`` float32 of a same-padded depthwise convolution.
 
-    ``x`` and ``grad`` are the convolution's input and its output's gradient, ``(N, C, H, W)``. The products are
-    taken in bfloat16 and summed in float32, as autocast does in every other layer.
+    ``x`` is its input and ``grad`` the gradient of its output, ``(N, C, H, W)``. One matrix product per channel
+    multiplies all pairs of pixels; the gradient of each weight is the sum of a diagonal. The products are bfloat16.
     """
-    c, h, w = x.shape[1:]
-    pairs = torch.bmm(_channels_first(x).transpose(1, 2), _channels_first(grad))  # (C, H·W, H·W)
-    if h * w <= _DENSE_LIMIT:
-        taps = pairs.view(c, -1).float() @ _tap_of_pair(h, w, kernel)
-        return taps.view(c, 1, kernel, kernel)
-    return _sum_diagonals(pairs.view(c, h, w, h, w), kernel)
-
-
-def _channels_first(x: Tensor) -> Tensor:
-    """``(N, C, H, W)`` in channels-last memory to ``(C, N, H·W) bfloat16``, contiguous where that pays."""
-    n, c, h, w = x.shape
-    x = x.to(torch.bfloat16)
-    if h * w <= _DENSE_LIMIT:
-        return x.permute(1, 0, 2, 3).reshape(c, n, h * w)
-    return x.permute(0, 2, 3, 1).reshape(-1, c).t().contiguous().view(c, n, h * w)
-
-
-@depthwise_weight_grad.register_fake
-def _(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
-    return x.new_empty(x.shape[1], 1, kernel, kernel)
-
-
-def _sum_diagonals(pairs: Tensor, kernel: int) -> Tensor:
-    reach = kernel // 2
-    c, h, w = pairs.shape[:3]
-    taps = torch.zeros(c, 1, kernel, kernel)
-    for dy in range(-min(reach, h - 1), min(reach, h - 1) + 1):
-        rows = pairs.diagonal(-dy, 1, 3)  # (C, W, W, rows)
-        for dx in range(-min(reach, w - 1), min(reach, w - 1) + 1):
-            taps[:, 0, dy + reach, dx + reach] = rows.diagonal(-dx, 1, 2).float().sum((1, 2))
-    return taps
+    channels, height, width = x.shape[1:]
+    padded = F.pad(x.to(torch.bfloat16), (kernel // 2,) * 4)
+    padded_width = padded.shape[3]
+    left = grad.to(torch.bfloat16).permute(2, 3, 0, 1).flatten(0, 1).permute(2, 0, 1).contiguous()  # (C, H·W, N)
+    right = padded.permute(0, 2, 3, 1).flatten(1, 2).permute(2, 0, 1).contiguous()  # (C, N, padded H·W)
+    pairs = torch.bmm(left, right)
+    row = pairs.shape[2]
+    diagonals = pairs.as_strided(
+        (channels, 1, height, width, kernel, kernel),
+        (height * width * row, 0, width * row + padded_width, row + 1, padded_width, 1),
+    )
+    return diagonals.sum((2, 3), dtype=torch.float32)
 
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # Any: autograd's own context
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # Any: autograd's context has no type
         ctx.save_for_backward(x, weight)
-        return torch.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (grad,), (x, weight) = grads, ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # Any: as above
+        x, weight = ctx.saved_tensors
         channels, kernel = weight.shape[0], weight.shape[-1]
-        reach = kernel // 2
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        # The input's gradient is a depthwise convolution too, with the kernel turned by half a circle.
-        grad_x = torch.conv2d(grad, weight.flip(2, 3), padding=reach, groups=channels)
+        grad = grads[0].contiguous(memory_format=torch.channels_last)
+        grad_x = F.conv2d(grad, weight.flip(2, 3), padding=kernel // 2, groups=channels)
         return grad_x, depthwise_weight_grad(x, grad, kernel), grad.sum((0, 2, 3))
 
 
 class FastDepthwise(nn.Conv2d):
-    """Same parameters and same values as the depthwise ``nn.Conv2d`` it replaces; computes in float32."""
+    """A depthwise ``nn.Conv2d`` with same padding that computes in float32, except its weight gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
-        assert self.bias is not None
         with torch.autocast(x.device.type, enabled=False):
             x = x.float().contiguous(memory_format=torch.channels_last)
             out: Tensor = _Depthwise.apply(x, self.weight, self.bias)
         return out
 
 
-def speed_up_depthwise(network: nn.Module) -> None:
-    """Puts ``FastDepthwise`` in the place of every depthwise convolution of ``network``, keeping its parameters."""
-    for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Conv2d and child.groups == child.in_channels == child.out_channels:
-                width, kernel = child.out_channels, child.kernel_size[0]
-                fast = FastDepthwise(width, width, kernel, padding=kernel // 2, groups=width)
-                fast.weight, fast.bias = child.weight, child.bias
-                setattr(module, name, fast)
+def use_fast_depthwise(network: nn.Module) -> None:
+    """Replaces the depthwise convolution of every block by ``FastDepthwise`` with the same weights."""
+    for block in network.modules():
+        if isinstance(block, Block):
+            plain = block.conv_dw
+            width = plain.out_channels
+            block.conv_dw = FastDepthwise(width, width, plain.kernel_size[0], padding="same", groups=width)
+            block.conv_dw.load_state_dict(plain.state_dict())

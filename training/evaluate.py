@@ -1,10 +1,6 @@
-"""Measures the served file on the validation photos by the very path that a request takes.
-
-``python -m training.evaluate --data DIR``: encoded bytes → ``preprocess`` → ``InferenceEngine.predict``.
-"""
+"""Scores a checkpoint on the validation photos through the serving path: ``python -m training.evaluate --data DIR``."""
 
 import argparse
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -14,7 +10,8 @@ from numpy.typing import NDArray
 
 from model import load_model
 from model.inference.engine import InferenceEngine, Precision
-from model.preprocess import MAX_IMAGE_PIXELS, preprocess
+from model.prediction import Prediction, top_predictions
+from model.preprocess import preprocess
 from training.calibration import calibration_error
 from training.data import VAL_FILE, read_encoded
 
@@ -38,39 +35,31 @@ class Score:
         )
 
 
-def predict_encoded(
-    engine: InferenceEngine, photos: Iterable[bytes], top_k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Probabilities and class ids ``(N, top_k)`` of encoded photos."""
-    transform, size = engine.model.transform, engine.max_batch_size
-    images = [preprocess(photo, transform, MAX_IMAGE_PIXELS) for photo in photos]
-    results = [engine.predict(images[first : first + size], top_k) for first in range(0, len(images), size)]
-    return (
-        np.concatenate([result.probabilities for result in results]),
-        np.concatenate([result.class_ids for result in results]),
-    )
-
-
 def score(probabilities: NDArray[np.float32], class_ids: NDArray[np.int64], labels: NDArray[np.int64]) -> Score:
-    """The score of the likeliest five classes ``(N, 5)``, by falling probability, against the labels ``(N,)``."""
+    """Scores the five most probable classes ``(N, 5)``, highest first, against the labels ``(N,)``."""
     hits = class_ids == labels[:, None]
     error = calibration_error(probabilities[:, 0], hits[:, 0])
     return Score(100 * float(hits[:, 0].mean()), 100 * float(hits.any(1).mean()), 100 * error, len(labels))
 
 
 def score_file(path: Path, data_dir: Path, device: str = "cpu", precision: Precision = "auto") -> Score:
-    """The score of a checkpoint file on the validation photos of ``data_dir``."""
-    engine = InferenceEngine(load_model(path), device=device, precision=precision)
+    """Scores a checkpoint file on the validation photos of ``data_dir``."""
+    model = load_model(path)
+    engine = InferenceEngine(model, device=device, precision=precision)
     photos, labels = read_encoded(data_dir / VAL_FILE)
-    parts = [predict_encoded(engine, photos[first : first + 512], 5) for first in range(0, len(photos), 512)]
-    probabilities, class_ids = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return score(probabilities, class_ids, labels)
+    results: list[list[Prediction]] = []
+    for first in range(0, len(photos), engine.max_batch_size):
+        batch = photos[first : first + engine.max_batch_size]
+        logits = engine.predict([preprocess(photo, model.transform) for photo in batch])  # (N, num_classes)
+        results += [top_predictions(row, model.labels, 5) for row in logits]
+    probabilities = np.array([[item.probability for item in result] for result in results], np.float32)
+    return score(probabilities, np.array([[item.class_id for item in result] for result in results]), labels)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of val.npz")
-    parser.add_argument("--file", type=Path, default=SERVED)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with val.npz")
+    parser.add_argument("--file", type=Path, default=SERVED, help="checkpoint to measure")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=get_args(Precision), default="auto")
     arguments = parser.parse_args()

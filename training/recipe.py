@@ -1,89 +1,82 @@
-"""Recipe: every hyper-parameter of a training run, and the schedule they make."""
+"""Recipe: the hyperparameters of a training run and its schedule."""
 
 from dataclasses import dataclass, replace
 
 from model.convnext import ConvNeXtConfig, config_for
 
+# Tiny ImageNet photos have 64 pixels and are served enlarged to 224, so a patch of 8 pixels covers 2.3 original ones.
+ATTO = replace(config_for("atto", version=1, num_classes=200), patch_size=8, drop_path_rate=0.1)
+
 
 @dataclass(frozen=True)
 class Phase:
-    """Some epochs at one input size (pixels); ``cutmix`` is the share of photos, ``crop_scale`` of their area."""
+    """A part of the run with one input size (pixels) and one range of crop areas (fractions of the photo).
 
-    epochs: int
+    ``end`` is the fraction of all epochs at which the phase ends.
+    """
+
+    end: float
     input_size: int
-    cutmix: float
     crop_scale: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A run: the network, the phases of growing input size, AdamW, and a schedule in steps rather than in time.
+    """The hyperparameters of a run. ``cutmix`` is the probability that a batch is mixed.
 
-    The learning rate rises linearly over ``warm_up`` steps, stays at its peak, and falls linearly to zero over the
-    last ``decay`` share of all steps ("warm-up, stable, decay"): until it falls, the end may be moved on resuming.
+    The learning rate rises linearly over ``warmup_steps``, stays at ``peak_lr`` and falls linearly to zero over the
+    last ``decay`` fraction of all steps.
     """
 
-    size: str = "atto"
-    patch_size: int = 8
-    num_classes: int = 200
+    network: ConvNeXtConfig = ATTO
+    epochs: int = 40
     phases: tuple[Phase, ...] = (
-        Phase(6, 96, 0.7, (0.35, 1.0)),
-        Phase(31, 128, 0.7, (0.2, 1.0)),
-        Phase(3, 160, 0.4, (0.25, 0.8)),  # crops of half the photo at 160 pixels: as large as all of it at 224
+        Phase(0.15, 96, (0.35, 1.0)),
+        Phase(0.925, 128, (0.2, 1.0)),
+        Phase(1.0, 160, (0.25, 0.8)),  # half a photo at 160 pixels shows objects as large as a whole photo at 224
     )
     seed: int = 0
-    held_out: int = 4000
+    held_out_per_class: int = 20
     batch_size: int = 256
-    muon: bool = True
     peak_lr: float = 2e-3
+    warmup_steps: int = 150
+    decay: float = 0.2
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.99)
-    warm_up: int = 150
-    decay: float = 0.2
     max_grad_norm: float = 1.0
     ema_decay: float = 0.995
     label_smoothing: float = 0.1
     layer_scale: float = 1.0
-    drop_path_rate: float = 0.1
-    colour: float = 0.4
-    grey: float = 0.1
-
-    @property
-    def config(self) -> ConvNeXtConfig:
-        """ConvNeXt V1 with the wider patches that enlarged small photos ask for."""
-        config = config_for(self.size, 1, self.num_classes)  # type: ignore[arg-type, unused-ignore]
-        return replace(config, patch_size=self.patch_size, drop_path_rate=self.drop_path_rate)
-
-    @property
-    def epochs(self) -> int:
-        return sum(phase.epochs for phase in self.phases)
+    cutmix: float = 0.7
+    trivial_augment: bool = False  # instead of color jitter and grayscale
+    color_jitter: float = 0.4
+    grayscale: float = 0.1
 
     def phase_at(self, epoch: int) -> Phase:
-        """The phase of an epoch, counted from 0. Raises ``IndexError`` past the last one."""
+        """Returns the phase of ``epoch``, counted from 0. Raises ``IndexError`` after the last epoch."""
         for phase in self.phases:
-            if epoch < phase.epochs:
+            if epoch < phase.end * self.epochs:
                 return phase
-            epoch -= phase.epochs
-        raise IndexError(f"the recipe has {self.epochs} epochs")
+        raise IndexError(f"epoch {epoch} of a recipe with {self.epochs} epochs")
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """The rate of step ``step`` of ``steps``, counted from 0."""
-        rising = (step + 1) / self.warm_up if self.warm_up else 1.0
-        falling = (steps - step) / max(1.0, self.decay * steps)
-        return self.peak_lr * min(1.0, rising, falling)
+        """Returns the learning rate of ``step``, counted from 0, in a run of ``steps``."""
+        warmup = (step + 1) / self.warmup_steps if self.warmup_steps else 1.0
+        decay = (steps - step) / max(1.0, self.decay * steps)
+        return self.peak_lr * min(1.0, warmup, decay)
 
 
 RECIPES: dict[str, Recipe] = {
-    "cpu": Recipe(),  # two cores, two hours
-    "gpu": Recipe(  # a data-centre GPU; longer, with more regularisation to match
-        phases=(Phase(200, 128, 0.5, (0.25, 1.0)), Phase(60, 176, 0.5, (0.25, 1.0)), Phase(20, 224, 0.0, (0.5, 1.0))),
+    "cpu": Recipe(),
+    "gpu": Recipe(
+        epochs=200,
+        phases=(Phase(0.75, 128, (0.25, 1.0)), Phase(0.925, 176, (0.25, 1.0)), Phase(1.0, 224, (0.5, 1.0))),
         batch_size=512,
         peak_lr=3e-3,
-        ema_decay=0.9998,
-        drop_path_rate=0.1,
-        colour=0.4,
-        grey=0.1,
-        warm_up=2000,
+        warmup_steps=1000,
         decay=0.45,
+        ema_decay=0.9998,
+        cutmix=0.5,
+        trivial_augment=True,
     ),
 }

@@ -1,32 +1,35 @@
-"""Trainer: the state of a run and the one step that advances it."""
+"""Trainer: the state of a training run, advanced by one epoch at a time."""
 
-import copy
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, DistributedSampler
+from torchvision.transforms import v2
 
 from model.convnext import Block, ConvNeXt
-from training import augment
-from training.data import Photos
-from training.depthwise import speed_up_depthwise
-from training.recipe import Phase, Recipe
-from training.team import Team
+from training.data import Photos, augmentation, normalize
+from training.depthwise import use_fast_depthwise
+from training.precision import computes_bfloat16
+from training.recipe import Recipe
 
 CHECKPOINT = "checkpoint.pt"
-JOURNAL = "journal.jsonl"
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def build_network(recipe: Recipe) -> ConvNeXt:
-    """A fresh network whose layers keep their input's variance and whose residual branches count from the first step.
+    """Returns a new network whose layers preserve the variance of their input.
 
-    The paper's start (deviation 0.02, layer scale 1e-6) makes every branch vanish, which asks for a long schedule.
+    The initialization of the paper (standard deviation 0.02, layer scale 1e-6) needs a much longer schedule.
     """
     torch.manual_seed(recipe.seed)
-    network = ConvNeXt(recipe.config)
+    network = ConvNeXt(recipe.network)
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d) and module is not network.head.fc:
             nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
@@ -36,154 +39,148 @@ def build_network(recipe: Recipe) -> ConvNeXt:
 
 
 def build_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon (K. Jordan, 2024) for the blocks' matrices, its steps as large as AdamW's; AdamW for everything else.
+    """Returns Muon for the matrices of the blocks and AdamW for all other parameters.
 
-    Decay spares biases, norms and scales: everything with one dimension.
+    Weight decay applies to parameters of more than one dimension only.
     """
     blocks = [module.mlp for module in network.modules() if isinstance(module, Block)]
-    matrices = [p for mlp in blocks for p in mlp.parameters() if p.ndim == 2] if recipe.muon else []
-    taken = set(map(id, matrices))
-    others = [p for p in network.parameters() if id(p) not in taken]
+    matrices = [weight for mlp in blocks for weight in mlp.parameters() if weight.ndim == 2]
+    excluded = set(map(id, matrices))
+    others = [weight for weight in network.parameters() if id(weight) not in excluded]
     groups = [
-        {"params": [p for p in others if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [weight for weight in others if weight.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [weight for weight in others if weight.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=recipe.betas, fused=True)
+    return [
+        torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=recipe.betas, fused=True),
+        torch.optim.Muon(matrices, lr=recipe.peak_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
     ]
-    if matrices:
-        optimizers.append(
-            torch.optim.Muon(
-                matrices, lr=recipe.peak_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
-        )
-    return optimizers
+
+
+def average_weights(network: nn.Module, decay: float) -> AveragedModel:
+    """Returns the exponential moving average of the network, with a lower decay in the first steps."""
+
+    def update(averages: Tensors, weights: Tensors, count: Tensor | int) -> None:
+        current = min(decay, (1 + int(count)) / (10 + int(count)))
+        get_ema_multi_avg_fn(current)(averages, weights, count)  # type: ignore[no-untyped-call]  # torch's
+
+    return AveragedModel(network, multi_avg_fn=update).eval()
 
 
 class Trainer:
-    """Network, moving average, optimizer and step. All randomness follows from the seed, the epoch and the step,
-    so a run that is resumed is the run that was never interrupted. ``team`` shares out each batch."""
+    """A network in training. In a process group, each process computes its share of every batch.
+
+    All randomness follows from the seed, the epoch and the rank, so that a run resumed from a checkpoint equals an
+    uninterrupted one with the same number of processes and loader processes.
+    """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        photos: Photos,
-        device: torch.device,
-        *,
-        compile_network: bool = False,
-        team: Team | None = None,
+        self, recipe: Recipe, photos: Photos, device: torch.device, *, workers: int = 0, compiled: bool = False
     ) -> None:
         self.recipe = recipe
         self.device = device
-        self.team = team or Team()
-        self.step = 0
-        self.lr = 0.0  # of the last step
-        self._photos = photos
-        self._order: tuple[int, Tensor] | None = None  # epoch, permutation
-        self.network = build_network(recipe).to(device)
-        if device.type == "cpu":
-            speed_up_depthwise(self.network)
-        self.network.to(memory_format=torch.channels_last)
-        self.average = copy.deepcopy(self.network).eval().requires_grad_(requires_grad=False)
+        self.epoch = 0
+        self.journal: list[dict[str, float]] = []
+        self.network = build_network(recipe).to(device).to(memory_format=torch.channels_last)
+        self._bfloat16 = computes_bfloat16(device)
+        if device.type == "cpu" and self._bfloat16:
+            use_fast_depthwise(self.network)
+        self.average = average_weights(self.network, recipe.ema_decay)
         self.optimizers = build_optimizers(self.network, recipe)
-        self._forward: Any = self.network  # Any: torch.compile's return type says less than nn.Module's
-        if compile_network:
-            self._forward = torch.compile(self.network, dynamic=False)
+        self._photos = photos
+        self._workers = workers
+        self._cutmix = v2.RandomApply([v2.CutMix(num_classes=recipe.network.num_classes)], p=recipe.cutmix)
+        if compiled:
+            self.network.compile(dynamic=False)
+        self._forward: nn.Module = self.network
+        self.rank, self._processes = 0, 1
+        if distributed.is_initialized():
+            self.rank, self._processes = distributed.get_rank(), distributed.get_world_size()
+            self._forward = DistributedDataParallel(self.network)
+        if recipe.batch_size % self._processes:
+            raise ValueError(f"batch size {recipe.batch_size} is not divisible by {self._processes} processes")
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return len(self._photos) // self.recipe.batch_size
+    def train_epoch(self) -> dict[str, float]:
+        """Trains for one epoch and returns its epoch, step, learning rate, mean loss and photos per second."""
+        torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, self.epoch, self.rank]).generate_state(1)[0]))
+        loader = self._loader()
+        self.network.train()
+        loss, lr, start = torch.zeros((), device=self.device), 0.0, time.perf_counter()
+        for step, (images, labels) in enumerate(loader, self.epoch * len(loader)):
+            lr = self.recipe.learning_rate(step, self.recipe.epochs * len(loader))
+            images, targets = self._cutmix(images.to(self.device), labels.to(self.device))
+            loss += self._step(normalize(images).contiguous(memory_format=torch.channels_last), targets, lr)
+        self.epoch += 1
+        mean_loss, seconds = float(loss) / len(loader), time.perf_counter() - start
+        photos_per_s = len(loader) * self.recipe.batch_size / seconds
+        progress = {"epoch": self.epoch, "step": self.epoch * len(loader), "lr": lr}
+        return progress | {"loss": mean_loss, "photos_per_s": photos_per_s}
 
-    @property
-    def steps(self) -> int:
-        return self.recipe.epochs * self.steps_per_epoch
+    def _loader(self) -> DataLoader[tuple[Tensor, int]]:
+        photos = replace(self._photos, transform=augmentation(self.recipe, self.recipe.phase_at(self.epoch)))
+        sampler: DistributedSampler[int] = DistributedSampler(
+            photos, num_replicas=self._processes, rank=self.rank, seed=self.recipe.seed, drop_last=True
+        )
+        sampler.set_epoch(self.epoch)
+        return DataLoader(
+            photos,
+            batch_size=self.recipe.batch_size // self._processes,
+            sampler=sampler,
+            num_workers=self._workers,
+            pin_memory=self.device.type == "cuda",
+            drop_last=True,
+        )
 
-    @property
-    def epoch(self) -> int:
-        return self.step // self.steps_per_epoch
-
-    def advance(self) -> tuple[float, float]:
-        """Runs one step; gives the loss and the share of photos whose likeliest class has most of the target."""
-        seed = (((self.recipe.seed << 8) + self.team.rank) << 32) + self.step
-        rng = torch.Generator(self.device).manual_seed(seed)
-        torch.manual_seed(seed)  # for drop-path, which draws from the global one
-        images, targets = self._batch(rng, self.recipe.phase_at(self.epoch))
-        self.lr = self.recipe.learning_rate(self.step, self.steps)
+    def _step(self, images: Tensor, targets: Tensor, lr: float) -> Tensor:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.lr
-        self.network.train()
-        with torch.autocast(self.device.type, torch.bfloat16):
+                group["lr"] = lr
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
             logits = self._forward(images)
         loss = nn.functional.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's
-        self.team.average_gradients(self.network)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.max_grad_norm)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        self.step += 1
-        self._update_average()
-        return float(loss.detach()), float((logits.argmax(1) == targets.argmax(1)).float().mean())
+        self.average.update_parameters(self.network)
+        return loss.detach()
 
-    def _batch(self, rng: torch.Generator, phase: Phase) -> tuple[Tensor, Tensor]:
-        recipe = self.recipe
-        first = self.step % self.steps_per_epoch * recipe.batch_size
-        share = slice(first + self.team.rank, first + recipe.batch_size, self.team.size)
-        indices = self._permutation(self.epoch)[share].numpy()
-        images = torch.from_numpy(self._photos.images[indices]).to(self.device)
-        labels = torch.from_numpy(self._photos.labels[indices]).to(self.device)
-        targets = nn.functional.one_hot(labels, recipe.num_classes).float()
-        images = augment.jitter_colours(augment.to_unit(images), recipe.colour, recipe.grey, rng)
-        # Normalised while small, which commutes with resizing; in bfloat16, which is as fine as the pixels' 8 bits.
-        images = augment.normalise(images).to(torch.bfloat16)
-        boxes = augment.random_boxes(len(images), phase.crop_scale, rng)
-        images = augment.resize_boxes(images, boxes, phase.input_size)
-        images, targets = augment.cutmix(images, targets, phase.cutmix, rng)
-        return images.contiguous(memory_format=torch.channels_last), targets
-
-    def _permutation(self, epoch: int) -> Tensor:
-        if self._order is None or self._order[0] != epoch:
-            rng = torch.Generator().manual_seed((self.recipe.seed << 32) + (1 << 31) + epoch)
-            self._order = epoch, torch.randperm(len(self._photos), generator=rng)
-        return self._order[1]
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        decay = min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step))
-        for average, current in zip(self.average.parameters(), self.network.parameters(), strict=True):
-            average.lerp_(current, 1 - decay)
+    def predict_logits(self, photos: Photos) -> Tensor:
+        """Returns the logits ``(N, K)`` float32 of the averaged weights on the CPU."""
+        return predict_logits(self.average, photos, self.device, workers=self._workers)
 
     def save(self, path: Path) -> None:
-        """Writes everything that ``load`` needs, atomically."""
+        """Writes the state of the run to ``path`` atomically."""
         state = {
             "recipe": asdict(self.recipe),
-            "step": self.step,
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "epoch": self.epoch,
+            "journal": self.journal,
+            "parts": [part.state_dict() for part in self._parts()],
         }
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(path)
 
     def load(self, path: Path) -> None:
-        """Continues from a file of ``save``."""
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.step = state["step"]
+        """Restores the state that ``save`` wrote. Raises ``ValueError`` if it belongs to a different recipe."""
+        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)  # Any: mixed values
+        if state["recipe"] != asdict(self.recipe):
+            raise ValueError(f"{path} was written with a different recipe: {state['recipe']}")
+        self.epoch, self.journal = state["epoch"], state["journal"]
+        for part, saved in zip(self._parts(), state["parts"], strict=True):
+            part.load_state_dict(saved)
+
+    def _parts(self) -> list[nn.Module | torch.optim.Optimizer]:
+        return [self.network, self.average, *self.optimizers]
 
 
 @torch.inference_mode()
-def predict_logits(network: nn.Module, photos: Photos, input_size: int, device: torch.device) -> Tensor:
-    """Logits ``(N, K) float32`` of whole photos enlarged to ``input_size`` pixels."""
+def predict_logits(network: nn.Module, photos: Photos, device: torch.device, *, workers: int = 0) -> Tensor:
+    """Returns the logits ``(N, K)`` float32 of ``network`` on the CPU; ``photos`` carry the transform to use."""
     logits = []
-    for first in range(0, len(photos), 200):
-        images = torch.from_numpy(np.array(photos.images[first : first + 200])).to(device)
-        images = augment.normalise(augment.enlarge(augment.to_unit(images), input_size))
-        with torch.autocast(device.type, torch.bfloat16):
-            logits.append(network(images.contiguous(memory_format=torch.channels_last)).float().cpu())
+    for images, _ in DataLoader(photos, batch_size=200, num_workers=workers):
+        images = images.to(device, memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device)):
+            logits.append(network(images).float().cpu())
     return torch.cat(logits)

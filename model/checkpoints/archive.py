@@ -1,4 +1,4 @@
-"""Archive: the named tensors of a checkpoint file, whatever container and wrapping they are in."""
+"""Archive: the state dict in a checkpoint file, without wrappers and key prefixes."""
 
 import argparse
 import pickle
@@ -22,7 +22,7 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 
 @dataclass(frozen=True)
 class Archive:
-    """Tensors by the names they have once wrappers and prefixes are off, and a safetensors header's metadata."""
+    """Tensors by key, without the prefixes of training wrappers, and the metadata of a safetensors header."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
@@ -31,94 +31,94 @@ class Archive:
 
 
 def read_archive(path: Path) -> Archive:
-    """Reads a safetensors file or what ``torch.save`` wrote, told apart by content; no code in a pickle is ever run.
+    """Reads a safetensors or ``torch.save`` file, whatever its suffix, without running code from a pickle.
 
-    Tensors are mapped from the file where its container allows, so that nothing is read before it is used.
-    Raises ``CheckpointError``.
+    Tensors are memory-mapped if the container allows it. Raises ``CheckpointError``.
     """
     try:
         with path.open("rb") as file:
-            head = file.read(512)
+            start = file.read(512)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    if len(head) > 8 and head[8:9] == b"{":
+        raise CheckpointError(f"Cannot read {path}: {error.strerror}") from error
+    if start[8:9] == b"{":
         return _read_safetensors(path)
-    if head.startswith((b"PK\x03\x04", b"\x80")):
+    if start.startswith((b"PK\x03\x04", b"\x80")):
         return _read_pickle(path)
-    raise CheckpointError(f"{path} is neither a safetensors file nor one written by torch.save: {_describe(head)}")
+    raise CheckpointError(f"{path} is not a safetensors or torch.save file: {_content_type(start)}")
 
 
-def _describe(head: bytes) -> str:
-    if not head:
+def _content_type(start: bytes) -> str:
+    if not start:
         return "it is empty"
-    if head.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer; fetch the file itself with `git lfs pull`"
-    if head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
-        return "it is a web page, perhaps saved in place of a download"
-    return f"it begins with {head[:8]!r}"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer; download the file with `git lfs pull`"
+    if start.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        return "it is an HTML page"
+    return f"it starts with {start[:8]!r}"
 
 
 def _read_safetensors(path: Path) -> Archive:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is a damaged or cut off safetensors file: {error}") from error
-    return Archive(_unprefixed(tensors), metadata, "safetensors")
+        raise CheckpointError(f"{path} is a corrupt or truncated safetensors file: {error}") from error
+    return Archive(_without_prefixes(tensors), metadata, "safetensors")
 
 
 def _read_pickle(path: Path) -> Archive:
-    mapped = zipfile.is_zipfile(path) and path.suffix != ".safetensors"  # of that name torch.load believes the suffix
-    allowed = torch.serialization.safe_globals([argparse.Namespace])  # training scripts keep their arguments in one
+    mapped = zipfile.is_zipfile(path) and path.suffix != ".safetensors"  # torch.load trusts this suffix
+    allowed = torch.serialization.safe_globals([argparse.Namespace])  # training scripts save their arguments as one
     try:
         with path.open("rb") as file, allowed:
             content = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(_refusal(path, str(error))) from error
-    except Exception as error:  # a damaged file makes torch.load raise errors of any kind
-        raise CheckpointError(f"{path} is damaged, cut off or not from torch.save: {_first(error)}") from error
-    state_dict, notes = _unwrapped(content, path)
-    return Archive(_unprefixed(state_dict), {}, "pickle", notes)
+        raise CheckpointError(_unpickling_problem(path, error)) from error
+    except Exception as error:  # torch.load raises many types on corrupt files
+        raise CheckpointError(
+            f"{path} is corrupt, truncated or not a torch.save file: {_first_sentence(error)}"
+        ) from error
+    state_dict, notes = _unwrap(content, path)
+    return Archive(_without_prefixes(state_dict), {}, "pickle", notes)
 
 
-def _refusal(path: Path, message: str) -> str:
-    found = re.search(r"GLOBAL ([\w.]+)", message)
+def _unpickling_problem(path: Path, error: pickle.UnpicklingError) -> str:
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
     if found is None:
-        return f"{path} is a damaged or cut off pickle: {message.splitlines()[0]}"
-    name = found.group(1)
+        return f"{path} is a corrupt or truncated pickle: {_first_sentence(error)}"
     return (
-        f"{path} was refused: besides tensors it holds {name}, and loading that could run code from the file. "
-        "If you trust its source, load it there and save its state_dict() alone."
+        f"{path} contains {found.group(1)}, and unpickling that could execute code from the file. "
+        "If you trust its source, load it there and save only its state_dict()."
     )
 
 
-def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:  # Any: what the pickle holds
+def _unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:  # Any: unpickled content
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state_dict")
+        raise CheckpointError(f"{path} contains a {type(content).__name__}, not a state_dict")
     present = [name for name in _WRAPPERS if isinstance(content.get(name), Mapping)]
     notes: tuple[str, ...] = ()
     if present:
         content = content[present[0]]
         if present[0] in _EMA_WRAPPERS and len(present) > 1:
-            notes = (f"of {' and '.join(present)} in the file, {present[0]} (the averaged weights) is served",)
-    content = {name: value for name, value in content.items() if name != "n_averaged"}  # AveragedModel's step counter
-    strangers = [name for name, value in content.items() if not isinstance(value, Tensor)]
-    if strangers or not content:
-        what = f"its entry {strangers[0]!r} is no tensor" if strangers else "it has no tensors"
-        raise CheckpointError(f"{path} holds no state_dict, nor one under {', '.join(_WRAPPERS)}: {what}")
+            notes = (f"using {present[0]} (averaged weights) of {' and '.join(present)} in the file",)
+    content = {key: value for key, value in content.items() if key != "n_averaged"}  # AveragedModel's step counter
+    others = [key for key, value in content.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
+    if others or not content:
+        reason = f"the entry {others[0]!r} is not a named tensor" if others else "there are no tensors"
+        raise CheckpointError(f"{path} has no state_dict at the top level or under {', '.join(_WRAPPERS)}: {reason}")
     return content, notes
 
 
-def _unprefixed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Takes off what DataParallel, torch.compile and Lightning put before every name."""
+def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Removes the key prefixes of DataParallel, torch.compile and Lightning."""
     while tensors:
-        prefix = next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in tensors)), None)
+        prefix = next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in tensors)), None)
         if prefix is None:
             break
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
     return tensors
 
 
-def _first(error: Exception) -> str:
+def _first_sentence(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]

@@ -1,4 +1,4 @@
-"""Downloads: one file over HTTP into the cache, resumed where it was cut, verified, put in place at once."""
+"""Downloads a file over HTTP into the cache: resumable, verified, and atomic."""
 
 import hashlib
 import logging
@@ -18,24 +18,29 @@ from model.errors import DownloadError
 
 logger = logging.getLogger(__name__)
 
-Report = Callable[[int, int | None], None]  # bytes so far, bytes in all where the server tells
-_REPORT_STEP = 0.1  # of the file, between log lines
+Report = Callable[[int, int | None], None]  # received bytes, total bytes if the server sends them
+_LOG_FRACTION = 0.1  # of the file, between log lines
 
 
 class _Interrupted(Exception):
-    """The transfer stopped on the way and may be resumed."""
+    """The transfer failed and can be retried."""
 
 
 def default_cache_dir() -> Path:
-    """Where fetched files are kept: ``$XDG_CACHE_HOME/convnext-serve``, by default ``~/.cache/convnext-serve``."""
+    """Returns ``$XDG_CACHE_HOME/convnext-serve``, by default ``~/.cache/convnext-serve``."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "convnext-serve"
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Returns the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_file(path: Path) -> Path:
+    """Returns the path of the file, in the format of sha256sum, that records the digest of a fetched file."""
+    return Path(f"{path}.sha256")
 
 
 def fetch(
@@ -48,43 +53,46 @@ def fetch(
     pause_s: float = 1.0,
     lock_timeout_s: float = 3600.0,
 ) -> str:
-    """Fetches ``url`` to ``destination`` unless it is there, and gives its SHA-256.
+    """Fetches ``url`` to ``destination`` unless that exists, and returns its SHA-256.
 
-    ``sha256`` is the digest or the prefix of it that is published; without one, the digest that a Hugging Face
-    server announces is held to. What was fetched is noted beside the file, in ``destination.sha256``.
-    A cut transfer is resumed up to ``attempts`` times, ``pause_s`` apart (doubling), and by the next call. Of several
-    processes one fetches and the others wait up to ``lock_timeout_s``. Raises ``DownloadError``.
+    ``sha256`` is the expected digest or a prefix of it, by default the digest that a Hugging Face server sends. The
+    actual digest is recorded in ``digest_file(destination)``. An interrupted transfer is resumed, up to ``attempts``
+    times with a pause that starts at ``pause_s`` and doubles, and by the next call. Only one process fetches a file;
+    others wait for it for up to ``lock_timeout_s``. Raises ``DownloadError``.
     """
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with _held(FileLock(f"{destination}.lock"), lock_timeout_s):
+        with _acquire(FileLock(f"{destination}.lock"), lock_timeout_s):
             if destination.exists():
                 return sha256_of(destination)
             return _Transfer(url, destination, sha256, timeout_s).run(attempts, pause_s)
     except Timeout as error:
-        reason = f"another process has held {error.lock_file} for {lock_timeout_s:g} s"
+        reason = f"another process has locked {error.lock_file} for more than {lock_timeout_s:g} s"
         raise _failure(url, destination, reason) from error
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise _failure(url, destination, str(error)) from error
+    except OSError as error:
+        reason = f"the cache folder {destination.parent} cannot be written: {error}; set CONVNEXT_CACHE_DIR to another"
+        raise _failure(url, destination, reason) from error
 
 
-def _held(lock: BaseFileLock, timeout_s: float) -> AbstractContextManager[object]:
+def _acquire(lock: BaseFileLock, timeout_s: float) -> AbstractContextManager[object]:
     try:
         return lock.acquire(timeout=0)
     except Timeout:
-        logger.info("waiting for another process that holds %s", lock.lock_file)
+        logger.info("waiting for another process to release %s", lock.lock_file)
         return lock.acquire(timeout=timeout_s)
 
 
 def _failure(url: str, destination: Path, reason: str) -> DownloadError:
     return DownloadError(
-        f"{url} could not be fetched: {reason}. To supply the file by hand, put it at {destination}, "
-        "or give the path of your copy in place of the model's name."
+        f"Could not fetch {url}: {reason}. To provide the file manually, save it as {destination}, "
+        "or use its path as the model name."
     )
 
 
 class _Transfer:
-    """One file on its way: ``FILE.part`` holds what has arrived, ``FILE.part.etag`` which version of it."""
+    """One download: ``FILE.part`` contains the bytes received so far, ``FILE.part.etag`` the ETag of their version."""
 
     def __init__(self, url: str, destination: Path, sha256: str | None, timeout_s: float) -> None:
         self.url, self.destination, self.sha256 = url, destination, sha256
@@ -102,9 +110,9 @@ class _Transfer:
                 except (_Interrupted, httpx.TransportError) as error:
                     cause = error
                     if attempt + 1 < attempts:
-                        logger.warning("fetching %s was interrupted (%s); trying again", self.url, _reason(error))
+                        logger.warning("fetching %s failed (%s), retrying", self.url, _reason(error))
                         time.sleep(pause_s * 2**attempt)
-        reason = f"{attempts} attempts failed, the last with: {_reason(cause)}"
+        reason = f"{attempts} attempts failed; last error: {_reason(cause)}"
         raise _failure(self.url, self.destination, reason) from cause
 
     def _receive(self, report: Report) -> None:
@@ -121,46 +129,46 @@ class _Transfer:
                     report(file.tell(), total)
                 received = file.tell()
         if total is not None and received != total:
-            raise _Interrupted(f"{received} of {total} bytes arrived")
+            raise _Interrupted(f"received {received} of {total} bytes")
 
     def _resumable_bytes(self) -> int:
-        """Bytes of the part that may be kept: none where a newer version of the file could not be told from it."""
+        """Returns the size of the partial file, or 0 if a change of the file on the server could not be detected."""
         if not self.part.exists() or (self.sha256 is None and not self.etag.exists()):
             return 0
         return self.part.stat().st_size
 
     def _accept(self, response: httpx.Response, start: int) -> int:
-        """Checks the answer and notes the file's version; gives the byte at which the body starts."""
+        """Checks the status, saves the ETag and returns the position at which the body starts."""
         if response.status_code == 416:
             self._discard()
-            raise _Interrupted(f"the server has no byte {start}")
+            raise _Interrupted(f"position {start} is past the end of the file")
         if response.status_code >= 500 or response.status_code == 429:
             raise _Interrupted(f"HTTP {response.status_code}")
         if response.status_code not in (200, 206):
             raise _failure(self.url, self.destination, f"HTTP {response.status_code} {response.reason_phrase}")
         if response.status_code == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             self._discard()
-            raise _Interrupted("the server answered with another range than asked for")
+            raise _Interrupted("the server sent a different range than requested")
         etag = response.headers.get("ETag", "")
         if etag and not etag.startswith("W/"):
             self.etag.write_text(etag)
         else:
             self.etag.unlink(missing_ok=True)
-        self.sha256 = self.sha256 or _announced_digest(response)
+        self.sha256 = self.sha256 or _linked_digest(response)
         self.resumed = response.status_code == 206
         return start if self.resumed else 0
 
     def _put_in_place(self) -> str:
-        found = sha256_of(self.part)
-        if self.sha256 is not None and not found.startswith(self.sha256):
+        actual = sha256_of(self.part)
+        if self.sha256 is not None and not actual.startswith(self.sha256):
             self._discard()
             if self.resumed:
-                raise _Interrupted("the part that was kept is damaged")
-            raise _failure(self.url, self.destination, f"its SHA-256 is {found}, where {self.sha256} was expected")
-        os.replace(self.part, self.destination)
+                raise _Interrupted("the partial file is corrupt")
+            raise _failure(self.url, self.destination, f"its SHA-256 is {actual}, expected {self.sha256}")
+        digest_file(self.destination).write_text(f"{actual}  {self.destination.name}\n")
+        os.replace(self.part, self.destination)  # last, so that a file in the cache always has its digest recorded
         self.etag.unlink(missing_ok=True)
-        Path(f"{self.destination}.sha256").write_text(f"{found}  {self.destination.name}\n")
-        return found
+        return actual
 
     def _discard(self) -> None:
         self.part.unlink(missing_ok=True)
@@ -176,10 +184,10 @@ def _total_bytes(response: httpx.Response, start: int) -> int | None:
     return start + int(length) if length.isdecimal() else None
 
 
-def _announced_digest(response: httpx.Response) -> str | None:
-    """The SHA-256 that Hugging Face's server names in its first answer, before it redirects to the file."""
-    for answer in (*response.history, response):
-        digest = str(answer.headers.get("X-Linked-Etag", "")).strip('"')
+def _linked_digest(response: httpx.Response) -> str | None:
+    """Returns the SHA-256 in Hugging Face's response headers, which precede the redirect to the file."""
+    for step in (*response.history, response):
+        digest = str(step.headers.get("X-Linked-Etag", "")).strip('"')
         if len(digest) == 64 and set(digest) <= set("0123456789abcdef"):
             return digest
     return None
@@ -187,7 +195,7 @@ def _announced_digest(response: httpx.Response) -> str | None:
 
 @contextmanager
 def _reporting(name: str) -> Iterator[Report]:
-    """A progress bar on a terminal, and a log line for every tenth of the file elsewhere."""
+    """Shows a progress bar on a terminal, otherwise logs every tenth of the file."""
     if not sys.stderr.isatty():
         logger.info("fetching %s", name)
         yield _logged(name)
@@ -203,7 +211,7 @@ def _logged(name: str) -> Report:
 
     def report(received: int, total: int | None) -> None:
         nonlocal reported
-        if total and received / total >= reported + _REPORT_STEP:
+        if total and received / total >= reported + _LOG_FRACTION:
             reported = received / total
             logger.info("fetching %s: %.0f of %.0f MB", name, received / 1e6, total / 1e6)
 

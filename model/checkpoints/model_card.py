@@ -1,17 +1,20 @@
-"""Card: what is known of a checkpoint besides its tensors."""
+"""ModelCard: what is known about a checkpoint besides its tensors."""
 
 from dataclasses import dataclass
 
 from model.convnext import ConvNeXtConfig
+from model.errors import CheckpointError
+from model.labels import is_unicode
 from model.preprocess import Transform
 
 
 @dataclass(frozen=True)
-class Card:
-    """What a registry entry, a file's header or the JSON files of a folder say; None is what they leave open.
+class ModelCard:
+    """Metadata from a registry entry, a file header or the JSON files of a folder; None if unknown.
 
-    ``norm_eps``, ``head_norm_eps`` and ``num_classes`` refine a configuration that is inferred from the tensors;
-    ``top1`` is the published accuracy in percent; ``notes`` are for the person who starts the service.
+    ``norm_eps``, ``head_norm_eps`` and ``num_classes`` complete a configuration that is inferred from the tensors.
+    ``top1`` is the published accuracy in percent. ``notes`` are logged when the checkpoint is loaded.
+    Raises ``CheckpointError`` if the name or the licence is not text.
     """
 
     name: str
@@ -24,3 +27,8 @@ class Card:
     num_classes: int | None = None
     top1: float | None = None
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for value in (self.name, self.licence):
+            if value is not None and not is_unicode(value):
+                raise CheckpointError(f"the name and the licence must be text, found {value!r}")

@@ -1,4 +1,4 @@
-"""The project's own file: safetensors with timm's tensor names, and the card as JSON in the header."""
+"""The native format: a safetensors file with canonical names and the model card as JSON in its header."""
 
 import json
 import os
@@ -11,40 +11,41 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.checkpoints.model_card import Card
+from model.checkpoints.model_card import ModelCard
 from model.convnext import ConvNeXtConfig
 from model.errors import CheckpointError
+from model.labels import parse_labels
 from model.preprocess import Transform
 
 FORMAT_KEY = "convnext_serve"
 FORMAT_VERSION = "1"
-_PARTS = ("name", "licence", "config", "transform", "labels")
+_REQUIRED = ("name", "licence", "config", "transform", "labels")
 
 
 def is_native(metadata: Mapping[str, str]) -> bool:
-    """Whether a safetensors header is that of the project's own format, of whichever version."""
+    """Whether a safetensors header is in the native format, of any version."""
     return FORMAT_KEY in metadata
 
 
-def read_card(metadata: Mapping[str, str], source: str) -> Card:
-    """The card in a header. Raises ``CheckpointError`` on another version, a missing or a malformed part."""
+def read_card(metadata: Mapping[str, str], source: str) -> ModelCard:
+    """Reads the model card in a header. Raises ``CheckpointError`` if a key is missing or malformed."""
     if metadata[FORMAT_KEY] != FORMAT_VERSION:
-        found = metadata[FORMAT_KEY]
-        raise CheckpointError(f"{source} has format version {found!r}; this release reads {FORMAT_VERSION!r}")
-    missing = [part for part in _PARTS if part not in metadata]
+        version = metadata[FORMAT_KEY]
+        raise CheckpointError(f"{source}: format version {version!r} is not supported, only {FORMAT_VERSION!r}")
+    missing = [key for key in _REQUIRED if key not in metadata]
     if missing:
-        raise CheckpointError(f"{source} lacks {', '.join(missing)} in its header")
+        raise CheckpointError(f"{source}: missing {', '.join(missing)} in the header")
     try:
-        return Card(
+        return ModelCard(
             name=metadata["name"],
             licence=metadata["licence"],
             config=ConvNeXtConfig(**_tuples(json.loads(metadata["config"]))),
             transform=Transform(**_tuples(json.loads(metadata["transform"]))),
-            labels=tuple(json.loads(metadata["labels"])),
+            labels=parse_labels(json.loads(metadata["labels"]), source),
             top1=float(metadata["top1"]) if "top1" in metadata else None,
         )
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{source} has a malformed header: {error}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{source}: malformed header: {error}") from error
 
 
 def save_checkpoint(
@@ -58,13 +59,14 @@ def save_checkpoint(
     licence: str,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes ``state_dict`` of ``ConvNeXt(config)`` atomically, in the dtypes that it has.
+    """Atomically writes the ``state_dict`` of ``ConvNeXt(config)`` with its dtypes.
 
-    ``metadata`` goes into the header as it is; ``top1`` in it (percent) becomes ``LoadedModel.top1``.
-    Raises ``CheckpointError`` where the labels do not match the head or ``metadata`` redefines a key of the format.
+    ``metadata`` is added to the header; its ``top1`` (percent) becomes ``LoadedModel.top1``. Raises
+    ``CheckpointError`` if the labels are invalid or not ``num_classes``, or if ``metadata`` has a reserved key.
     """
     if len(labels) != config.num_classes:
-        raise CheckpointError(f"{len(labels)} labels do not name the {config.num_classes} classes of the head")
+        raise CheckpointError(f"found {len(labels)} labels, expected {config.num_classes}")
+    parse_labels(list(labels), "labels")
     header = {
         "format": "pt",
         FORMAT_KEY: FORMAT_VERSION,
@@ -74,8 +76,8 @@ def save_checkpoint(
         "transform": json.dumps(asdict(transform)),
         "labels": json.dumps(list(labels), ensure_ascii=False),
     }
-    if taken := header.keys() & (metadata or {}).keys():
-        raise CheckpointError(f"metadata may not redefine {', '.join(sorted(taken))}")
+    if reserved := header.keys() & (metadata or {}).keys():
+        raise CheckpointError(f"reserved metadata keys: {', '.join(sorted(reserved))}")
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items()}
     _write_atomically(Path(path), tensors, header | dict(metadata or {}))
 
@@ -85,7 +87,7 @@ def _write_atomically(path: Path, tensors: dict[str, Tensor], header: dict[str, 
     os.close(descriptor)
     try:
         save_file(tensors, temporary, header)
-        os.chmod(temporary, 0o644)  # mkstemp gives 0o600
+        os.chmod(temporary, 0o644)  # mkstemp creates the file with 0o600
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

@@ -1,9 +1,12 @@
-"""InferenceEngine: one network on one device in one runtime; uint8 images in, top-k classes out."""
+"""InferenceEngine: one network on one device in one runtime; uint8 images in, logits out."""
 
 import logging
-import os
+import statistics
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -12,6 +15,7 @@ import torch
 
 from model.checkpoints.load import LoadedModel
 from model.errors import DeviceLost, EngineError
+from model.inference.cpu import available_cores
 from model.inference.fold import fold
 from model.inference.openvino_runtime import OpenVinoRuntime
 from model.inference.runtime import Runtime
@@ -23,17 +27,20 @@ logger = logging.getLogger(__name__)
 RuntimeName = Literal["auto", "torch", "openvino"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_MEASURE_S = 0.1  # a run that takes longer is measured once
 _DEFAULT_MAX_BATCH_SIZE = {"cpu": 8, "mps": 16, "cuda": 64}
+_MEASURE_RUNS = 5
+_MEASURE_S = 0.3  # after which no more runs are measured
+_NEW_MEASUREMENT_WEIGHT = 0.05  # of a batch while serving
+_PLAN_INTERVAL = 100  # batches between two plans
 
 
 class InferenceEngine:
-    """Runs one folded network; not safe for use by several threads at once.
+    """Runs one folded network; ``concurrency`` threads may call ``predict`` at the same time.
 
     ``device`` is auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps; ``runtime`` auto means OpenVINO on a CPU,
-    PyTorch elsewhere; ``precision`` auto means bfloat16 on a CUDA device that computes in it and float32 elsewhere.
-    ``max_batch_size`` None leaves the choice to the device, ``threads`` None takes every core that the process may use.
-    Raises ``EngineError`` where something that was asked for is not to be had.
+    PyTorch elsewhere; ``precision`` auto means bfloat16 on a CUDA device that supports it and float32 elsewhere.
+    ``max_batch_size`` None leaves the choice to the device, ``threads`` None uses every core available to the process.
+    Raises ``EngineError`` if something that was asked for is not available.
     """
 
     def __init__(
@@ -48,108 +55,162 @@ class InferenceEngine:
         threads: int | None = None,
     ) -> None:
         self.model = model
-        self.concurrency = 1
         self.device = _choose_device(device)
         self.dtype = _choose_dtype(precision, self.device)
         self.input_size = model.transform.crop_size
         self.num_classes = model.network.config.num_classes
         self.max_batch_size = max_batch_size or _DEFAULT_MAX_BATCH_SIZE[self.device.type]
         self.parameters = sum(weight.numel() for weight in model.network.parameters())
-        self.batch_seconds: dict[int, float] = {}
-        self._runtime = self._build_runtime(_choose_runtime(runtime, self.device, compile), compile, threads)
-        self._plans = _cheapest_runs(dict.fromkeys(self._sizes(), 1.0))
+        self.threads = threads or available_cores()
+        self.batch_seconds: dict[int, float] = {}  # of one batch while all workers are busy, by batch size
+        self._runtime = self._build_runtime(_choose_runtime(runtime, self.device, compile), compile)
+        self._plans = plan_batches(dict.fromkeys(self._sizes(), 1.0))
+        self._lock = threading.Lock()
+        self._running = 0
+        self._batches = 0
 
     @property
     def mode(self) -> str:
-        """How the network is computed: eager, compiled or openvino."""
+        """How the network is run: eager, compiled or openvino."""
         return self._runtime.mode
 
     @property
+    def concurrency(self) -> int:
+        """How many threads may call ``predict`` at the same time; known after the warm-up."""
+        return self._runtime.concurrency
+
+    @property
     def precision(self) -> str:
-        """The arithmetic's type: float32, bfloat16 or float16."""
+        """The data type of the computation: float32, bfloat16 or float16."""
         return str(self.dtype).removeprefix("torch.")
 
     @property
     def expected_rate(self) -> float:
-        """Images a second in the batch size that the warm-up found best; 0 before it."""
-        return max((size / seconds for size, seconds in self.batch_seconds.items()), default=0.0)
+        """Images per second of all workers at the best batch size; 0 before the warm-up."""
+        rates = (size / seconds for size, seconds in self.batch_seconds.items())
+        return self.concurrency * max(rates, default=0.0)
 
     def warm_up(self) -> None:
-        """Runs every batch size that will be used, and measures each: ``batch_seconds``, size → s.
+        """Runs every batch size that will be used, and measures how long it takes.
 
         From then on, a number of images in between is padded to a size or split into several, whichever is faster.
-        Where the device's memory does not hold a size, ``max_batch_size`` becomes the last one that fitted.
-        Raises ``EngineError`` where not even one image runs, or its result is not finite.
+        If the memory of the device is too small for a size, ``max_batch_size`` becomes the previous one.
+        Raises ``EngineError`` if not even one image can be run, or its result is not finite.
         """
-        blank = np.zeros((self.input_size, self.input_size, 3), np.uint8)
-        for size in self._sizes():
-            try:
-                result = self.predict([blank] * size)
-            except torch.OutOfMemoryError as error:
-                if not self.batch_seconds:
-                    raise EngineError(f"not even one image fits into the memory of {self.device}") from error
-                self.max_batch_size = max(self.batch_seconds)
-                logger.warning("max_batch_size lowered to %d: %d do not fit into memory", self.max_batch_size, size)
-                break
-            except RuntimeError as error:  # torch.compile where there is no compiler, for one
-                reason = str(error).strip().splitlines()[0]
-                raise EngineError(f"the network does not run on {self.device}, {self.mode}: {reason}") from error
-            if not np.isfinite(result).all():
-                raise EngineError(f"the network gives no finite result in {self.precision}: are its weights whole?")
-            self.batch_seconds[size] = self._measure([blank] * size)
-        if self._runtime.growth > 1:
-            self._plans = _cheapest_runs(self.batch_seconds)
+        random = np.random.default_rng(0)
+        shape = (self.max_batch_size, self.input_size, self.input_size, 3)
+        images = random.integers(0, 256, shape, np.uint8)
+        fitting = [size for size in self._sizes() if self._fits(images[:size])]
+        self.max_batch_size = fitting[-1]
+        self._runtime.tune(images[: self.max_batch_size])
+        self.batch_seconds = {size: self._measure(images[:size]) for size in fitting}
+        self._plan()
 
     def predict(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
-        """Logits ``(N, num_classes)`` of N images ``(input_size, input_size, 3)`` uint8; N is at most ``max_batch_size``.
+        """Logits ``(N, num_classes)`` of N images ``(input_size, input_size, 3)`` uint8, at most ``max_batch_size``.
 
-        Raises ``DeviceLost`` if the device can no longer be used.
+        Raises ``DeviceLost`` if the device can no longer be used. A batch that does not fit into memory is run once
+        more in two halves.
         """
-        parts, done = [], 0
         try:
-            for size in self._plans[len(images)]:
-                parts.append(self._run(images[done : done + size], size))
-                done += size
-        except torch.OutOfMemoryError:
-            raise
+            return self._run_plan(images)
+        except (torch.OutOfMemoryError, MemoryError):
+            if len(images) == 1:
+                raise
+            logger.warning("a batch of %d does not fit into memory; it is run in two halves", len(images))
+            half = len(images) // 2
+            return np.concatenate([self._run_plan(images[:half]), self._run_plan(images[half:])])
         except torch.AcceleratorError as error:
             raise DeviceLost(f"{self.device} is lost: {error}") from error
-        return np.concatenate(parts)
+
+    def _run_plan(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        parts, done = [], 0
+        for size in self._plans[len(images)]:
+            parts.append(self._run(images[done : done + size], size))
+            done += size
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def _run(self, images: Sequence[Pixels], size: int) -> npt.NDArray[np.float32]:
-        count = len(images)
-        batch = np.stack([*images, *[np.zeros_like(images[0])] * (size - count)])  # (size, H, W, 3) uint8
-        with torch.inference_mode():
-            logits: npt.NDArray[np.float32] = self._runtime.logits(batch)[:count].float().cpu().numpy().copy()
-            return logits
+        batch = np.zeros((size, *images[0].shape), np.uint8)  # (size, H, W, 3)
+        np.stack(images, out=batch[: len(images)])
+        with self._measured(size) as idle:
+            return self._runtime.run(batch, idle=idle)[: len(images)]
 
-    def _measure(self, images: Sequence[Pixels]) -> float:
-        """Seconds of one run: of the fastest of three where they are short, as one alone may be disturbed."""
+    @contextmanager
+    def _measured(self, size: int) -> Iterator[bool]:
+        """Corrects ``batch_seconds`` by one batch while all workers are busy; the value is whether none is."""
+        with self._lock:
+            self._running += 1
+            idle, busy = self._running == 1, self._running == self.concurrency
+        started_at = time.perf_counter()
+        try:
+            yield idle
+        finally:
+            seconds = time.perf_counter() - started_at
+            with self._lock:
+                self._running -= 1
+                if busy and size in self.batch_seconds:
+                    self.batch_seconds[size] += _NEW_MEASUREMENT_WEIGHT * (seconds - self.batch_seconds[size])
+                    self._batches += 1
+                    if self._batches % _PLAN_INTERVAL == 0:
+                        self._plan()
+
+    def _plan(self) -> None:
+        if self._runtime.batch_size_step > 1:
+            self._plans = plan_batches(self.batch_seconds)
+
+    def _fits(self, images: npt.NDArray[np.uint8]) -> bool:
+        """Runs a batch for the first time; returns whether it fits into memory. Raises ``EngineError``."""
+        try:
+            logits = self._runtime.run(images, idle=True)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            if len(images) == 1:
+                raise EngineError(f"not even one image fits into the memory of {self.device}") from error
+            logger.warning("batches of %d images do not fit into the memory of %s", len(images), self.device)
+            return False
+        except RuntimeError as error:  # for example torch.compile without a compiler
+            reason = str(error).strip().splitlines()[0]
+            raise EngineError(f"the network cannot be run on {self.device}, {self.mode}: {reason}") from error
+        if not np.isfinite(logits).all():
+            raise EngineError(f"the result of the network is not finite in {self.precision}; check its weights")
+        return True
+
+    def _measure(self, images: npt.NDArray[np.uint8]) -> float:
+        """Seconds of one batch while all workers run one: the median of a few runs."""
         times: list[float] = []
-        while len(times) < 3 and sum(times) < _MEASURE_S:
-            started = time.perf_counter()
-            self._run(images, len(images))
-            times.append(time.perf_counter() - started)
-        return min(times)
 
-    def _build_runtime(self, name: RuntimeName, compiled: bool, threads: int | None) -> Runtime:
+        def run(_: int) -> None:
+            started_at = time.perf_counter()
+            self._runtime.run(images, idle=False)
+            times.append(time.perf_counter() - started_at)
+
+        with ThreadPoolExecutor(self.concurrency) as workers:
+            list(workers.map(run, range(self.concurrency)))
+            times.clear()  # the first run of each worker allocates memory
+            started_at = time.perf_counter()
+            for _ in range(_MEASURE_RUNS):
+                list(workers.map(run, range(self.concurrency)))
+                if time.perf_counter() - started_at > _MEASURE_S:
+                    break
+        return statistics.median(times)
+
+    def _build_runtime(self, name: RuntimeName, compiled: bool) -> Runtime:
         network = fold(self.model.network, self.model.transform)
-        threads = threads or available_cores()
         if name == "openvino":
-            return OpenVinoRuntime(network, self.dtype, self.input_size, threads)
-        torch.set_num_threads(threads)
-        return TorchRuntime(network, self.device, self.dtype, compiled=compiled)
+            return OpenVinoRuntime(network, self.dtype, self.input_size, self.threads)
+        return TorchRuntime(network, self.device, self.dtype, compiled=compiled, threads=self.threads)
 
     def _sizes(self) -> list[int]:
-        """The batch sizes that run: each one, or a few where every size costs a compilation."""
-        if self._runtime.growth == 1:
+        """The batch sizes that are used: each one, or a few if every size is compiled."""
+        step = self._runtime.batch_size_step
+        if step == 1:
             return list(range(1, self.max_batch_size + 1))
-        powers = [self._runtime.growth**exponent for exponent in range(self.max_batch_size.bit_length())]
+        powers = [step**exponent for exponent in range(self.max_batch_size.bit_length())]
         return [*(size for size in powers if size < self.max_batch_size), self.max_batch_size]
 
 
-def _cheapest_runs(seconds: Mapping[int, float]) -> dict[int, tuple[int, ...]]:
-    """For each number of images up to the largest size, the sizes to run, at ``seconds`` each: the last one padded."""
+def plan_batches(seconds: Mapping[int, float]) -> dict[int, tuple[int, ...]]:
+    """For each number of images up to the largest size, the sizes to run at ``seconds`` each; the last is padded."""
     costs: dict[int, float] = {0: 0.0}
     plans: dict[int, tuple[int, ...]] = {0: ()}
     for count in range(1, max(seconds) + 1):
@@ -157,13 +218,6 @@ def _cheapest_runs(seconds: Mapping[int, float]) -> dict[int, tuple[int, ...]]:
         best = min(totals, key=totals.__getitem__)
         costs[count], plans[count] = totals[best], (best, *plans[max(0, count - best)])
     return plans
-
-
-def available_cores() -> int:
-    """How many cores this process may use; where the system does not say (macOS), how many there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _choose_device(name: str) -> torch.device:
@@ -174,11 +228,11 @@ def _choose_device(name: str) -> torch.device:
     kind, _, index = name.partition(":")
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if kind not in available:
-        raise EngineError(f"device {name!r} is none of auto, cpu, cuda, cuda:N, mps")
+        raise EngineError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N, mps")
     if not available[kind]:
-        raise EngineError(f"device {name!r} is not to be had: this machine or this build of torch has none")
+        raise EngineError(f"device {name!r} is not available: neither on this machine nor in this build of torch")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise EngineError(f"device {name!r} is not to be had: there are {torch.cuda.device_count()}")
+        raise EngineError(f"device {name!r} is not available: there are {torch.cuda.device_count()} CUDA devices")
     return torch.device(name if kind != "cuda" else f"cuda:{index or 0}")
 
 
@@ -186,7 +240,7 @@ def _choose_runtime(name: RuntimeName, device: torch.device, compiled: bool) -> 
     if name == "auto":
         return "openvino" if device.type == "cpu" and not compiled else "torch"
     if name == "openvino" and (device.type != "cpu" or compiled):
-        raise EngineError(f"the openvino runtime is for the CPU and compiles by itself, not for {device} or compile")
+        raise EngineError(f"the openvino runtime supports neither {device} nor compile")
     return name
 
 

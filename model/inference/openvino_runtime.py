@@ -1,11 +1,14 @@
 """OpenVinoRuntime: the folded network as an OpenVINO graph, for CPUs.
 
-The graph is written with OpenVINO's own operations rather than traced, so that it is there in a tenth of a second.
-Linear layers are 1×1 convolutions and LayerNorm normalises over axis 1, so nothing is ever transposed.
+The graph is built from OpenVINO's own operations rather than traced: in a tenth of a second instead of seconds.
+Linear layers are 1×1 convolutions and LayerNorm normalizes over axis 1, so nothing is transposed.
 """
 
 import sys
+import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import numpy as np
@@ -13,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # or importing OpenVINO reports home
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # otherwise importing OpenVINO sends a usage report
 import openvino as ov
 from openvino import Output, Type, opset13
 
@@ -21,46 +24,99 @@ from model.convnext import Block, ChannelNorm, ConvNeXt, GlobalResponseNorm, Sta
 from model.errors import EngineError
 from model.inference.fold import Normalise
 
+_TUNING_S = 0.3
+_MAX_TUNING_RUNS = 20
 _PRECISIONS = {torch.float32: Type.f32, torch.bfloat16: Type.bf16, torch.float16: Type.f16}
 
 
 class OpenVinoRuntime:
-    """Computes ``network``, which takes pixels in 0…255, on ``threads`` threads of the CPU; see ``Runtime``.
+    """Computes ``network``, which takes pixels from 0 to 255, on ``threads`` threads of the CPU; see ``Runtime``.
 
-    Each batch size gets a compiled graph of its own, on its first call: one for all sizes takes up to 1.8 times as
-    long for a small network. Raises ``EngineError`` where the CPU does not compute in ``dtype``.
+    Each batch size is compiled for itself, on its first call: one graph for all sizes takes up to 1.8 times as long
+    for a small network. The threads are divided into streams that run batches independently of each other; with more
+    than one stream, a single image on an idle engine runs on a graph over all threads. Raises ``EngineError`` if the
+    CPU does not support ``dtype``.
     """
 
     mode = "openvino"
-    growth = 4  # every graph holds a copy of the weights
+    batch_size_step = 4  # every compiled graph holds its own copy of the weights
 
     def __init__(self, network: ConvNeXt, dtype: torch.dtype, input_size: int, threads: int) -> None:
-        self._properties = {
-            "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "ENABLE_CPU_PINNING": False,  # the decoding threads share the cores
-        }
+        self.concurrency = 1
+        self._threads = threads
         self._dtype = dtype
         self._core = ov.Core()
         self._graph = build_graph(network, input_size)
-        self._requests: dict[int, ov.InferRequest] = {}  # by batch size
-        self._compile((1, input_size, input_size, 3))
+        self._compiled: dict[tuple[int, int], ov.CompiledModel] = {}  # by batch size and number of streams
+        self._compiling = threading.Lock()
+        self._requests = threading.local()
+        self._compile(1, 1)
 
-    def logits(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """``(N, H, W, 3)`` uint8 pixels to ``(N, num_classes)`` logits, valid until the next call."""
-        request = self._requests.get(len(images)) or self._compile(images.shape)
-        results = request.infer([images], share_inputs=True, share_outputs=True)
-        return torch.from_numpy(results[0]).flatten(1)
+    def tune(self, images: npt.NDArray[np.uint8]) -> None:
+        """Chooses the number of streams with the highest throughput for batches like ``images``."""
+        rates = {streams: self._measure(images, streams) for streams in _stream_counts(self._threads)}
+        self.concurrency = max(rates, key=rates.__getitem__)
+        with self._compiling:
+            for key in [key for key in self._compiled if key[1] not in (1, self.concurrency)]:
+                del self._compiled[key]
+            if self.concurrency > 1:
+                self._compiled.pop((len(images), 1), None)
 
-    def _compile(self, shape: tuple[int, ...]) -> ov.InferRequest:
-        self._graph.reshape(list(shape))
-        compiled = self._core.compile_model(self._graph, "CPU", self._properties)
-        chosen = compiled.get_property("INFERENCE_PRECISION_HINT")
-        if chosen != _PRECISIONS[self._dtype]:
-            raise EngineError(f"this CPU does not compute in {self._dtype}: OpenVINO would take {chosen.to_string()}")
-        self._requests[shape[0]] = compiled.create_infer_request()
-        return self._requests[shape[0]]
+    def run(self, images: npt.NDArray[np.uint8], *, idle: bool) -> npt.NDArray[np.float32]:
+        """``(N, H, W, 3)`` uint8 pixels to ``(N, num_classes)`` logits."""
+        return self._infer(images, 1 if idle and len(images) == 1 else self.concurrency)
+
+    def _infer(self, images: npt.NDArray[np.uint8], streams: int) -> npt.NDArray[np.float32]:
+        results = self._request(len(images), streams).infer([images], share_inputs=True, share_outputs=True)
+        logits: npt.NDArray[np.float32] = results[0].reshape(len(images), -1).copy()  # the request reuses its memory
+        return logits
+
+    def _request(self, batch_size: int, streams: int) -> ov.InferRequest:
+        """The calling thread's own request of a compiled graph."""
+        requests: dict[tuple[int, int], ov.InferRequest] = self._requests.__dict__.setdefault("by_graph", {})
+        key = batch_size, streams
+        if key not in requests:
+            requests[key] = self._compile(batch_size, streams).create_infer_request()
+        return requests[key]
+
+    def _compile(self, batch_size: int, streams: int) -> ov.CompiledModel:
+        with self._compiling:
+            if (batch_size, streams) not in self._compiled:
+                properties = {
+                    "INFERENCE_PRECISION_HINT": _PRECISIONS[self._dtype],
+                    "INFERENCE_NUM_THREADS": self._threads,
+                    "NUM_STREAMS": streams,
+                    "ENABLE_CPU_PINNING": False,  # the decode threads use the same cores
+                }
+                self._graph.reshape([batch_size, *list(self._graph.input().partial_shape)[1:]])
+                try:
+                    compiled = self._core.compile_model(self._graph, "CPU", properties)
+                except RuntimeError as error:
+                    raise EngineError(f"OpenVINO cannot compile the network for {self._dtype}: {error}") from error
+                chosen = compiled.get_property("INFERENCE_PRECISION_HINT")
+                if chosen != _PRECISIONS[self._dtype]:
+                    raise EngineError(f"this CPU does not support {self._dtype}: OpenVINO chose {chosen.to_string()}")
+                self._compiled[batch_size, streams] = compiled
+            return self._compiled[batch_size, streams]
+
+    def _measure(self, images: npt.NDArray[np.uint8], streams: int) -> float:
+        """Images per second of ``streams`` threads that each run ``images`` a few times."""
+
+        def run_once(_: int) -> None:
+            self._infer(images, streams)
+
+        with ThreadPoolExecutor(streams) as threads:
+            list(threads.map(run_once, range(streams)))  # compiles, and fills the caches
+            started_at = time.perf_counter()
+            runs = 0
+            while (elapsed_s := time.perf_counter() - started_at) < _TUNING_S and runs < _MAX_TUNING_RUNS * streams:
+                runs += len(list(threads.map(run_once, range(2 * streams))))
+        return runs * len(images) / elapsed_s
+
+
+def _stream_counts(threads: int) -> list[int]:
+    """The numbers of streams to try: one, and those with four, two and one threads per stream."""
+    return sorted({1, max(1, threads // 4), max(1, threads // 2), threads})
 
 
 def build_graph(network: ConvNeXt, input_size: int) -> ov.Model:

@@ -1,25 +1,33 @@
-"""Runtime: what an engine asks of whatever computes the network."""
+"""Runtime: what an engine needs of a library that runs the network."""
 
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 
 class Runtime(Protocol):
-    """Computes the folded network; each implementation is one file, ``*_runtime.py``."""
+    """Runs the folded network; each implementation is one file, ``*_runtime.py``."""
 
     @property
     def mode(self) -> str:
-        """How it computes, as ``/model`` shows it."""
+        """How it runs the network, as shown by ``/model``."""
         ...
 
     @property
-    def growth(self) -> int:
-        """The factor between one batch size that should run and the next, as each costs a compilation; 1: all may."""
+    def batch_size_step(self) -> int:
+        """The factor between two batch sizes that should be used, as each is compiled; 1 if all may be used."""
         ...
 
-    def logits(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """``(N, H, W, 3)`` uint8 pixels to ``(N, num_classes)`` logits, on the runtime's device."""
+    @property
+    def concurrency(self) -> int:
+        """How many threads may call ``run`` at the same time; known after ``tune``."""
+        ...
+
+    def tune(self, images: npt.NDArray[np.uint8]) -> None:
+        """Chooses how to run batches as large as ``images`` by measurement."""
+        ...
+
+    def run(self, images: npt.NDArray[np.uint8], *, idle: bool) -> npt.NDArray[np.float32]:
+        """``(N, H, W, 3)`` uint8 pixels to ``(N, num_classes)`` logits; ``idle`` if nothing else is running."""
         ...

@@ -1,5 +1,7 @@
 """TorchRuntime: the folded network in PyTorch, eager or compiled, on any device."""
 
+import threading
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -8,22 +10,50 @@ from model.convnext import ConvNeXt
 
 
 class TorchRuntime:
-    """Takes over ``network``, which takes pixels in 0…255; see ``Runtime``."""
+    """Takes over ``network``, which takes pixels from 0 to 255; see ``Runtime``.
 
-    def __init__(self, network: ConvNeXt, device: torch.device, dtype: torch.dtype, *, compiled: bool) -> None:
+    On CUDA two threads may call ``run``: each has its own stream and pinned input buffer, so that one batch is copied
+    while the other is computed.
+    """
+
+    def __init__(
+        self, network: ConvNeXt, device: torch.device, dtype: torch.dtype, *, compiled: bool, threads: int
+    ) -> None:
         self.mode = "compiled" if compiled else "eager"
-        self.growth = 2 if compiled else 1
+        self.batch_size_step = 2 if compiled else 1
+        self.concurrency = 2 if device.type == "cuda" else 1
         self._device = device
         self._dtype = dtype
+        self._threads = threads
+        self._local = threading.local()
         self._network = network.to(device, dtype).to(memory_format=torch.channels_last)
         if compiled:
             self._network.compile(dynamic=False)
 
-    def logits(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """``(N, H, W, 3)`` uint8 pixels to ``(N, num_classes)`` logits on the device."""
-        batch = torch.from_numpy(images)
-        if self._device.type == "cuda":
-            batch = batch.pin_memory()
-        pixels = batch.to(self._device, non_blocking=True).permute(0, 3, 1, 2)  # (N, 3, H, W) uint8, channels last
-        out: torch.Tensor = self._network(pixels.to(self._dtype))
-        return out
+    def tune(self, images: npt.NDArray[np.uint8]) -> None:
+        """There is nothing to choose."""
+
+    def run(self, images: npt.NDArray[np.uint8], *, idle: bool) -> npt.NDArray[np.float32]:
+        """``(N, H, W, 3)`` uint8 pixels to ``(N, num_classes)`` logits."""
+        with torch.inference_mode():
+            if self._device.type == "cuda":
+                return self._run_on_stream(images)
+            if torch.get_num_threads() != self._threads:  # a setting of each thread
+                torch.set_num_threads(self._threads)
+            return self._forward(torch.from_numpy(images).to(self._device))
+
+    def _run_on_stream(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        if not hasattr(self._local, "stream"):
+            self._local.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's
+            self._local.pinned = torch.empty(0, dtype=torch.uint8, pin_memory=True)
+        if self._local.pinned.numel() < images.size:
+            self._local.pinned = torch.empty(images.size, dtype=torch.uint8, pin_memory=True)
+        pinned = self._local.pinned[: images.size].view(images.shape)
+        pinned.copy_(torch.from_numpy(images))
+        with torch.cuda.stream(self._local.stream):
+            return self._forward(pinned.to(self._device, non_blocking=True))
+
+    def _forward(self, images: torch.Tensor) -> npt.NDArray[np.float32]:
+        pixels = images.permute(0, 3, 1, 2).to(self._dtype)  # (N, 3, H, W), channels last
+        logits: npt.NDArray[np.float32] = self._network(pixels).float().cpu().numpy()  # cpu() waits for the stream
+        return logits

@@ -1,4 +1,4 @@
-"""Class names: the sets that ship with the package, one file each, and the files that users bring."""
+"""Class labels: the label sets in this package (one text file each), and label files of the user."""
 
 import json
 from pathlib import Path
@@ -10,55 +10,62 @@ _FOLDER = Path(__file__).parent
 
 
 def label_sets() -> tuple[str, ...]:
-    """The names of the sets that ship with the package."""
+    """Returns the names of the label sets in this package."""
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.txt")))
 
 
 def label_set(name: str) -> tuple[str, ...]:
-    """The class names of a set that ships with the package, by class index. Raises ``KeyError`` on an unknown name."""
+    """Returns the labels of a label set in this package, by class index. Raises ``KeyError`` if it is unknown."""
     if name not in label_sets():
         raise KeyError(name)
     return read_labels(_FOLDER / f"{name}.txt")
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names by class index from a text file, one a line, or from JSON.
+    """Reads labels, by class index, from a text file with one label per line or from a JSON file (``parse_labels``).
 
-    JSON may be a list of names, or an object in either direction: index → name or name → index.
-    Raises ``CheckpointError`` where the file cannot be read, an index is missing, or a name is empty.
+    Raises ``CheckpointError`` if the file cannot be read or its labels are invalid.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"The labels file {path} cannot be read: {error}") from error
+        raise CheckpointError(f"Cannot read the labels file {path}: {error}") from error
     if path.suffix.lower() != ".json" and not text.lstrip().startswith(("[", "{")):
-        return _checked(text.rstrip().splitlines(), str(path))
+        return _validated(text.rstrip().splitlines(), str(path))
     try:
         return parse_labels(json.loads(text), str(path))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"The labels file {path} is not valid JSON: {error}") from error
 
 
 def parse_labels(value: Any, source: str) -> tuple[str, ...]:  # Any: parsed JSON
-    """Class names by class index from a parsed JSON value; ``source`` names it in errors (``CheckpointError``)."""
+    """Returns the labels, by class index, of a JSON list or of an object index → label or label → index.
+
+    Raises ``CheckpointError``, with ``source`` in the message, if a label is missing, empty or not Unicode text.
+    """
     if isinstance(value, list):
-        return _checked(value, source)
+        return _validated(value, source)
     if not isinstance(value, dict):
         raise CheckpointError(f"{source}: labels must be a list or an object, found {type(value).__name__}")
     if all(isinstance(index, int) for index in value.values()):
-        by_index = {index: name for name, index in value.items()}
+        by_index = {index: label for label, index in value.items()}
     else:
-        by_index = {int(index) if index.isdecimal() else index: name for index, name in value.items()}
+        by_index = {int(index) if index.isdecimal() else index: label for index, label in value.items()}
     missing = [index for index in range(len(value)) if index not in by_index]
     if missing:
-        raise CheckpointError(f"{source}: {len(value)} labels are given, but none for class {missing[0]}")
-    return _checked([by_index[index] for index in range(len(value))], source)
+        raise CheckpointError(f"{source}: no label for class {missing[0]}, found {len(value)} labels")
+    return _validated([by_index[index] for index in range(len(value))], source)
 
 
-def _checked(names: list[Any], source: str) -> tuple[str, ...]:
-    if not names:
+def is_unicode(value: object) -> bool:
+    """Whether ``value`` is text that UTF-8 can encode: JSON and file names may contain lone surrogates."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _validated(labels: list[Any], source: str) -> tuple[str, ...]:  # Any: parsed JSON
+    if not labels:
         raise CheckpointError(f"{source}: there are no labels")
-    for index, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip():
-            raise CheckpointError(f"{source}: the label of class {index} is {name!r}, not a name")
-    return tuple(name.strip() for name in names)
+    for index, label in enumerate(labels):
+        if not is_unicode(label) or not label.strip():
+            raise CheckpointError(f"{source}: the label of class {index} must be non-empty text, found {label!r}")
+    return tuple(label.strip() for label in labels)

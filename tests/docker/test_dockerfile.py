@@ -1,7 +1,9 @@
-"""The Dockerfile, read and not built: who runs, what is copied, and that it agrees with the files beside it."""
+"""The Dockerfile, parsed but not built: who runs, what is copied, and that it matches the files beside it."""
 
 import json
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -13,11 +15,11 @@ from model.checkpoints.registry import DEFAULT_MODEL
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-Instruction = tuple[str, str]
+Instruction = tuple[str, str]  # name, arguments
 
 
 def read_stages() -> list[list[Instruction]]:
-    """The instructions of each stage, as (name, arguments); the first list is what stands before any FROM."""
+    """The instructions of each stage; the first list is what precedes any FROM."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
     stages: list[list[Instruction]] = [[]]
     for line in re.sub(r"\\\n\s*", " ", text).splitlines():
@@ -31,7 +33,7 @@ def read_stages() -> list[list[Instruction]]:
 
 
 STAGES = read_stages()
-FINAL = STAGES[-1]
+BUILD, FINAL = STAGES[1], STAGES[-1]
 
 
 def values(name: str, stage: list[Instruction] = FINAL) -> list[str]:
@@ -43,18 +45,40 @@ def argument(name: str) -> str:
     return next(default for found, _, default in defaults if found == name)
 
 
-def test_every_stage_starts_from_the_same_slim_python() -> None:
+def copied_files(copy: str) -> list[str]:
+    words = [word for word in copy.split() if not word.startswith("--")]
+    return [] if "--from=" in copy else words[:-1]
+
+
+def install_dependencies(folder: Path, backend: str, uv_exit_code: int) -> subprocess.CompletedProcess[str]:
+    """Runs the build step that installs the dependencies, with a uv that prints its arguments and exits."""
+    (step,) = [arguments for arguments in values("RUN", BUILD) if "--requirements" in arguments]
+    script = re.sub(r"^(--mount=\S+ )+", "", step)
+    uv = folder / "bin" / "uv"
+    uv.parent.mkdir()
+    uv.write_text(f'#!/bin/sh\necho "$@"\n[ "$1" = venv ] || exit {uv_exit_code}\n')
+    uv.chmod(0o755)
+    (folder / "docker").mkdir()
+    (folder / "docker" / "prune.sh").touch()
+    (folder / "constraints.txt").write_text("cuda-toolkit==13.2.2\nnumpy==2.4.0\nnvidia-nccl-cu13==2.30.7\n")
+    environment = {"PATH": f"{uv.parent}:{os.environ['PATH']}", "TORCH_BACKEND": backend}
+    return subprocess.run(
+        ["sh", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_every_stage_starts_from_the_same_python_image() -> None:
     bases = [values("FROM", stage)[0].split()[0] for stage in STAGES[1:]]
     assert len(bases) > 1
     assert set(bases) == {"docker.io/library/python:${PYTHON_VERSION}-slim-bookworm"}
 
 
-def test_the_default_python_is_one_that_the_project_supports() -> None:
-    least = tuple(map(int, PROJECT["requires-python"].removeprefix(">=").split(".")))
-    assert tuple(map(int, argument("PYTHON_VERSION").split("."))) >= least
+def test_default_python_version_is_supported_by_the_project() -> None:
+    minimum = tuple(map(int, PROJECT["requires-python"].removeprefix(">=").split(".")))
+    assert tuple(map(int, argument("PYTHON_VERSION").split("."))) >= minimum
 
 
-def test_it_does_not_run_as_root() -> None:
+def test_image_does_not_run_as_root() -> None:
     user, _, group = values("USER")[-1].partition(":")
     assert int(user) > 0
     assert int(group) > 0
@@ -63,92 +87,124 @@ def test_it_does_not_run_as_root() -> None:
     assert f"groupadd --gid {group}" in added
 
 
-def test_the_final_stage_installs_no_compiler() -> None:
+def test_final_stage_installs_no_compiler() -> None:
     assert not [
         arguments for arguments in values("RUN") if re.search(r"\b(apt|apt-get|apk|gcc|g\+\+|make)\b", arguments)
     ]
 
 
-def test_it_starts_the_service_directly_so_that_signals_reach_it() -> None:
+def test_service_is_started_without_a_shell_so_that_signals_reach_it() -> None:
     assert json.loads(values("ENTRYPOINT")[-1]) == ["convnext-serve"]
     assert "convnext-serve" in PROJECT["scripts"]
     assert json.loads(values("CMD")[-1]) == ["serve"]
     assert values("STOPSIGNAL") == ["SIGTERM"]
 
 
-def test_it_has_a_health_check_without_a_shell() -> None:
+def test_health_check_runs_a_script_that_is_copied() -> None:
     options, _, command = values("HEALTHCHECK")[-1].partition(" CMD ")
     assert "--start-period=" in options
     script = json.loads(command)[-1]
     assert f"docker/{Path(script).name} {script}" in values("COPY")
 
 
-def test_what_it_sets_are_settings() -> None:
+def test_environment_variables_are_settings() -> None:
     names = re.findall(rf"\b({PREFIX}\w+)=", " ".join(values("ENV")))
     assert f"{PREFIX}HOST" in names
     assert {name.removeprefix(PREFIX).lower() for name in names} <= set(Settings.model_fields)
 
 
-def test_the_cache_is_a_volume_of_the_user_that_runs() -> None:
+def test_cache_folder_is_a_volume_that_the_user_owns() -> None:
     cache_dir = re.findall(rf"{PREFIX}CACHE_DIR=(\S+)", values("ENV")[-1])[0]
     assert values("VOLUME") == [cache_dir]
     made = next(arguments for arguments in values("RUN") if "useradd" in arguments)
     assert re.search(rf"install --directory --owner=convnext --group=convnext {cache_dir}\b", made)
 
 
-def test_the_port_is_the_settings_default() -> None:
+def test_exposed_port_is_the_default_of_the_settings() -> None:
     assert values("EXPOSE") == [str(Settings.model_fields["port"].default)]
 
 
-def test_the_build_checks_that_the_embedded_model_is_there() -> None:
+def test_build_verifies_the_embedded_model() -> None:
     assert values("RUN")[-1].endswith(f"convnext-serve weights verify {DEFAULT_MODEL}")
 
 
-def test_versions_agree_with_the_other_files() -> None:
+def test_uv_version_and_licence_match_the_other_files() -> None:
     assert f"UV := uv=={argument('UV_VERSION')}\n" in (ROOT / "Makefile").read_text()
-    assert f'image.version="{PROJECT["version"]}"' in values("LABEL")[-1]
     assert f'image.licenses="{PROJECT["license"]}"' in values("LABEL")[-1]
 
 
-@pytest.mark.parametrize("name", ["PYTHON_VERSION", "TORCH_BACKEND", "REVISION"])
-def test_the_arguments_it_offers_have_defaults(name: str) -> None:
-    assert isinstance(argument(name), str)
+@pytest.mark.parametrize("name", ["VERSION", "REVISION"])
+def test_labels_come_from_build_arguments_that_make_image_sets(name: str) -> None:
+    assert f'image.{name.lower()}="${{{name}}}"' in values("LABEL")[-1]
+    command = subprocess.run(
+        ["make", "--dry-run", "image"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+    )
+    assert f'--build-arg "{name}=' in command.stdout
 
 
-def test_the_layers_that_code_changes_come_after_those_that_it_does_not() -> None:
+def test_make_image_reads_the_version_from_the_project() -> None:
+    command = subprocess.run(
+        ["make", "--dry-run", "image"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+    )
+    assignment = command.stdout.partition(" && ")[0]
+    found = subprocess.run(
+        ["sh", "-c", f'{assignment}; echo "$version"'], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+    )
+    assert found.stdout.strip() == PROJECT["version"]
+
+
+def test_default_build_of_torch_is_for_the_cpu() -> None:
+    assert argument("TORCH_BACKEND") == "cpu"
+
+
+def test_chosen_build_of_torch_is_installed_without_pins_of_cuda_libraries(tmp_path: Path) -> None:
+    result = install_dependencies(tmp_path, "cpu", uv_exit_code=0)
+    assert result.returncode == 0, result.stderr
+    assert "--torch-backend cpu" in result.stdout
+    assert (tmp_path / "constraints.txt").read_text() == "numpy==2.4.0\n"
+
+
+def test_empty_backend_installs_the_build_of_the_default_index_with_all_pins(tmp_path: Path) -> None:
+    result = install_dependencies(tmp_path, "", uv_exit_code=0)
+    assert result.returncode == 0, result.stderr
+    assert "--torch-backend" not in result.stdout
+    assert "cuda-toolkit" in (tmp_path / "constraints.txt").read_text()
+
+
+def test_failed_installation_names_the_argument_to_set(tmp_path: Path) -> None:
+    result = install_dependencies(tmp_path, "cpu", uv_exit_code=2)
+    assert result.returncode != 0
+    assert "TORCH_BACKEND= " in result.stderr
+
+
+def test_failed_installation_from_the_default_index_fails_the_build(tmp_path: Path) -> None:
+    result = install_dependencies(tmp_path, "", uv_exit_code=2)
+    assert result.returncode != 0
+    assert "TORCH_BACKEND" not in result.stderr
+
+
+def test_code_is_copied_after_the_dependencies() -> None:
     lines = [f"{name} {arguments}" for name, arguments in FINAL]
     assert lines.index("COPY --from=build /opt/venv /opt/venv") < lines.index("COPY --from=build /package /opt/venv")
 
 
-def test_an_empty_backend_leaves_torch_to_the_package_index() -> None:
-    assert argument("TORCH_BACKEND") == ""
-    (install,) = [arguments for arguments in values("RUN", STAGES[1]) if "--requirements" in arguments]
-    assert '${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"}' in install
-
-
-def test_everything_that_is_copied_exists_and_is_sent_to_the_builder() -> None:
-    sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
-    copied = [source for stage in STAGES[1:] for line in values("COPY", stage) for source in sources(line)]
-    assert copied
-    for source in copied:
-        assert (ROOT / source).exists(), source
-        assert any(source == one or source.startswith(f"{one}/") for one in sent), source
-    assert set(sent) == set(copied)
-
-
-def sources(copy: str) -> list[str]:
-    words = [word for word in copy.split() if not word.startswith("--")]
-    return [] if "--from=" in copy else words[:-1]
-
-
 def test_dependencies_are_installed_before_the_code_is_copied() -> None:
-    lines = [f"{name} {arguments}" for name, arguments in STAGES[1]]
+    lines = [f"{name} {arguments}" for name, arguments in BUILD]
     install = next(number for number, line in enumerate(lines) if "--requirements" in line)
     code = next(number for number, line in enumerate(lines) if line.startswith("COPY app"))
     assert install < code
 
 
-@pytest.mark.parametrize("path", ["Dockerfile", "docker-compose.yml", "docker/compose.gpu.yml", "docker/left-out.txt"])
-def test_no_package_index_is_named(path: str) -> None:
+def test_copied_files_exist_and_are_exactly_those_in_the_build_context() -> None:
+    context = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    copied = [source for stage in STAGES[1:] for line in values("COPY", stage) for source in copied_files(line)]
+    assert copied
+    for source in copied:
+        assert (ROOT / source).exists(), source
+    assert set(context) == set(copied)
+
+
+@pytest.mark.parametrize("path", ["Dockerfile", "docker-compose.yml", "docker/compose.gpu.yml", "docker/excluded.txt"])
+def test_no_package_index_is_hard_coded(path: str) -> None:
     text = (ROOT / path).read_text()
     assert not re.search(r"(https?://(?!127\.0\.0\.1)|index-url|find-links)", text)

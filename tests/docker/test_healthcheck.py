@@ -1,4 +1,4 @@
-"""The container's health check against servers that answer well, badly, late or not at all."""
+"""The container's health check against servers that are ready, not ready, silent or absent."""
 
 import importlib.util
 import socket
@@ -26,7 +26,7 @@ def healthcheck(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[int], int]]:
-    """Starts a server whose /health answers with a status; gives its port."""
+    """Starts a server whose /health responds with a status; returns its port."""
     servers: list[ThreadingHTTPServer] = []
 
     def start(status: int) -> int:
@@ -34,7 +34,7 @@ def serve() -> Iterator[Callable[[int], int]]:
             def do_GET(self) -> None:
                 self.send_response(status if self.path == "/health" else 404)
                 self.end_headers()
-                self.wfile.write(b'{"status":"told"}')
+                self.wfile.write(b'{"status":"ready"}')
 
             def log_message(self, *_arguments: object) -> None:
                 pass
@@ -50,7 +50,7 @@ def serve() -> Iterator[Callable[[int], int]]:
         server.server_close()
 
 
-def test_it_is_green_where_the_service_is_ready(
+def test_succeeds_if_the_service_is_ready(
     healthcheck: ModuleType,
     serve: Callable[[int], int],
     monkeypatch: pytest.MonkeyPatch,
@@ -58,33 +58,52 @@ def test_it_is_green_where_the_service_is_ready(
 ) -> None:
     monkeypatch.setenv("CONVNEXT_PORT", str(serve(200)))
     assert healthcheck.main() == 0
-    assert '{"status":"told"}' in capsys.readouterr().out
+    assert '{"status":"ready"}' in capsys.readouterr().out
 
 
-def test_it_is_red_where_the_service_is_not_ready(
+def test_fails_if_the_service_is_not_ready(
     healthcheck: ModuleType, serve: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CONVNEXT_PORT", str(serve(503)))
     assert healthcheck.main() == 1
 
 
-def test_it_is_red_where_nothing_listens(healthcheck: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fails_if_nothing_listens(healthcheck: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         monkeypatch.setenv("CONVNEXT_PORT", str(bound.getsockname()[1]))
         assert healthcheck.main() == 1
 
 
-def test_it_is_red_where_no_answer_comes(healthcheck: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fails_if_the_response_does_not_arrive_in_time(
+    healthcheck: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("CONVNEXT_PORT", str(silent.getsockname()[1]))
         monkeypatch.setattr(healthcheck, "TIMEOUT_S", 0.05)
         assert healthcheck.main() == 1
 
 
-def test_no_proxy_is_asked(
+def test_ignores_proxy_settings(
     healthcheck: ModuleType, serve: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("CONVNEXT_PORT", str(serve(200)))
     assert healthcheck.main() == 0
+
+
+def test_empty_variables_count_as_not_set(healthcheck: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    requested: list[tuple[str, int]] = []
+
+    class Connection:
+        def __init__(self, host: str, port: int, timeout: float) -> None:
+            requested.append((host, port))
+
+        def request(self, _method: str, _path: str) -> None:
+            raise ConnectionRefusedError
+
+    monkeypatch.setattr("http.client.HTTPConnection", Connection)
+    monkeypatch.setenv("CONVNEXT_HOST", "")
+    monkeypatch.setenv("CONVNEXT_PORT", "")
+    assert healthcheck.main() == 1
+    assert requested == [("127.0.0.1", 8000)]

@@ -1,11 +1,11 @@
-"""What is taken out of the image's environment, tried on a tree of empty files."""
+"""Pruning of the image's virtual environment, on a tree of empty files."""
 
 import subprocess
 from pathlib import Path
 
 SCRIPT = Path(__file__).parents[2] / "docker" / "prune.sh"
 
-GOES = (
+DELETED = (
     "torch/include/ATen/ATen.h",
     "torch/bin/protoc",
     "openvino/libs/libopenvino_intel_gpu_plugin.so",
@@ -15,7 +15,7 @@ GOES = (
     "nvidia/cu13/lib/libcusolverMg.so.12",
     "nvidia/nvshmem/lib/libnvshmem_device_sm_90.bc",
 )
-STAYS = (
+KEPT = (
     "app/main.py",
     "torch/lib/libtorch_cpu.so",
     "torch/bin/torch_shm_manager",
@@ -25,7 +25,7 @@ STAYS = (
 )
 
 
-def plant(venv: Path, names: tuple[str, ...]) -> Path:
+def create(venv: Path, names: tuple[str, ...]) -> Path:
     packages = venv / "lib" / "python3.12" / "site-packages"
     for name in names:
         (packages / name).parent.mkdir(parents=True, exist_ok=True)
@@ -33,14 +33,14 @@ def plant(venv: Path, names: tuple[str, ...]) -> Path:
     return packages
 
 
-def test_only_what_no_process_loads_is_taken_out(tmp_path: Path) -> None:
-    packages = plant(tmp_path, GOES + STAYS)
+def test_deletes_only_what_no_process_loads(tmp_path: Path) -> None:
+    packages = create(tmp_path, DELETED + KEPT)
     subprocess.run(["sh", SCRIPT, tmp_path], check=True)
-    left = {str(path.relative_to(packages)) for path in packages.rglob("*") if path.is_file()}
-    assert left == set(STAYS)
+    remaining = {str(path.relative_to(packages)) for path in packages.rglob("*") if path.is_file()}
+    assert remaining == set(KEPT)
 
 
-def test_a_build_of_torch_without_cuda_is_fine(tmp_path: Path) -> None:
-    packages = plant(tmp_path, ("torch/lib/libtorch_cpu.so",))
+def test_accepts_a_build_of_torch_without_cuda(tmp_path: Path) -> None:
+    packages = create(tmp_path, ("torch/lib/libtorch_cpu.so",))
     subprocess.run(["sh", SCRIPT, tmp_path], check=True)
     assert (packages / "torch/lib/libtorch_cpu.so").exists()

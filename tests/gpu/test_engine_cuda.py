@@ -16,7 +16,7 @@ if not torch.cuda.is_available():
 def atto(tmp_path_factory):
     """A network of a published size with random weights whose answers are far from even."""
     from model import Transform, load_model
-    from model.checkpoints.load import save_checkpoint
+    from model.checkpoints.native import save_checkpoint
 
     config = config_for("atto", num_classes=100)
     network = ConvNeXt(config)

@@ -1,6 +1,7 @@
-"""Networks whose every tensor is random, so that any two of them swapped would show in the logits."""
+"""Networks with random parameters, and how much their logits differ: two exchanged parameters change the logits."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -8,13 +9,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-torch.set_num_threads(1)  # on shared cores a pool's threads wait for each other ten times longer than one computes
+torch.set_num_threads(1)  # the threads of a pool slow each other down on shared cores
 
-Randomise = Callable[[nn.Module], nn.Module]
+Network = TypeVar("Network", bound=nn.Module)
 
 
-def _randomise(network: nn.Module) -> nn.Module:
-    """Draws once and hands out consecutive numbers, as drawing 200 million takes longer than all that is tested."""
+def randomize(network: Network) -> Network:
+    """Fills a network, also one on the meta device, with random numbers and switches it to eval mode.
+
+    Parameters take consecutive numbers of one sequence, because drawing 200 million numbers is slow.
+    """
     network = network.to_empty(device="cpu") if next(network.parameters()).is_meta else network
     drawn = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
     cycle, start = drawn.repeat(12), 0
@@ -28,44 +32,34 @@ def _randomise(network: nn.Module) -> nn.Module:
 
 
 @pytest.fixture
-def randomise() -> Randomise:
-    """Fills a network, which may be on the meta device, with random numbers and puts it into eval mode."""
-    return _randomise
+def randomise() -> Callable[[nn.Module], nn.Module]:
+    """``randomize``, for tests that take it as a fixture."""
+    return randomize
 
 
-@pytest.fixture
-def largest_difference() -> Callable[[nn.Module, nn.Module, int], float]:
-    """The largest absolute difference of two networks' logits on two random images."""
-
-    def measure(network: nn.Module, reference: nn.Module, size: int = 64) -> float:
-        images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
-        with torch.inference_mode():
-            logits, expected = network(images), reference(images)
-        expected = getattr(expected, "logits", expected)
-        assert expected.std() > 0.1
-        return float((logits - expected).abs().max())
-
-    return measure
+def largest_difference(network: nn.Module, reference: nn.Module, size: int = 64) -> float:
+    """Returns the largest absolute difference between the logits of two networks for two random images."""
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        logits, expected = network(images), reference(images)
+    expected = getattr(expected, "logits", expected)
+    assert expected.std() > 0.1
+    return float((logits - expected).abs().max())
 
 
-@pytest.fixture
-def quieten() -> Callable[[nn.Module], nn.Module]:
-    """Makes every feature map so faint that the eps of the norms after it decides what they give."""
-
-    def scale(network: nn.Module) -> nn.Module:
-        faint = ("stem", "downsampl", "embeddings.patch", "fc2", "pwconv2")
-        with torch.no_grad():
-            for name, parameter in network.named_parameters():
-                if any(part in name for part in faint) and "norm" not in name:
-                    parameter.mul_(1e-3)
-        return network
-
-    return scale
+def attenuate(network: Network) -> Network:
+    """Makes all feature maps so small that the eps of the LayerNorms changes the logits."""
+    layers = ("stem", "downsampl", "embeddings.patch", "fc2", "pwconv2")
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if any(layer in name for layer in layers) and "norm" not in name:
+                parameter.mul_(1e-3)
+    return network
 
 
 @pytest.fixture(params=[(301, 200), (200, 333), (500, 375), (224, 224)], ids=lambda size: f"{size[0]}x{size[1]}")
 def texture(request: pytest.FixtureRequest) -> Image.Image:
-    """Blurred noise: smooth like a photo, and in no place like another."""
+    """Blurred noise: smooth like a photo, and different everywhere."""
     width, height = request.param
     noise = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)

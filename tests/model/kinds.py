@@ -1,6 +1,8 @@
-"""Every kind of network that a configuration can describe."""
+"""ConvNeXtConfig options of every kind of network."""
 
-KINDS = [
+from typing import Any
+
+KINDS: list[dict[str, Any]] = [  # Any: arguments of different types
     {"layer_scale": True},
     {"layer_scale": False, "grn": True},
     {"layer_scale": False},

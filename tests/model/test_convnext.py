@@ -1,9 +1,11 @@
+from typing import Any, Literal
+
 import pytest
 import torch
 
-from model.convnext import SIZES, ConvNeXt, ConvNeXtConfig, DropPath, GlobalResponseNorm, config_for
+from model.convnext import SIZES, ConvNeXt, ConvNeXtConfig, DropPath, GlobalResponseNorm, Stem, config_for
 
-PUBLISHED_MILLIONS = {  # table 1 of the V2 paper and timm's model cards, which round to 10 000
+PUBLISHED_MILLIONS: dict[tuple[Literal[1, 2], str], float] = {  # V2 paper, table 1, and timm, which rounds to 10 000
     (1, "atto"): 3.70, (1, "femto"): 5.22, (1, "pico"): 9.05, (1, "nano"): 15.59, (1, "tiny"): 28.59,
     (1, "small"): 50.22, (1, "base"): 88.59, (1, "large"): 197.77, (1, "xlarge"): 350.20,
     (2, "atto"): 3.71, (2, "femto"): 5.23, (2, "pico"): 9.07, (2, "nano"): 15.62, (2, "tiny"): 28.64,
@@ -12,46 +14,46 @@ PUBLISHED_MILLIONS = {  # table 1 of the V2 paper and timm's model cards, which 
 
 
 @pytest.mark.parametrize(("version", "size"), PUBLISHED_MILLIONS)
-def test_every_size_has_the_published_number_of_parameters(version, size):
+def test_sizes_have_the_published_number_of_parameters(version: Literal[1, 2], size: str) -> None:
     with torch.device("meta"):
         network = ConvNeXt(config_for(size, version))
     count = sum(parameter.numel() for parameter in network.parameters())
     assert count / 1e6 == pytest.approx(PUBLISHED_MILLIONS[version, size], abs=0.006)
 
 
-def test_sizes_are_those_of_both_papers():
+def test_sizes_are_those_of_both_papers() -> None:
     assert {size for _, size in PUBLISHED_MILLIONS} == set(SIZES)
     with pytest.raises(KeyError):
         config_for("gigantic")
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("changes", "name"),
     [
-        ({"depths": (1, 1)}, "same stages"),
-        ({"depths": (), "widths": ()}, "same stages"),
-        ({"num_classes": 0}, "at least 1"),
-        ({"widths": (0,)}, "at least 1"),
+        ({"depths": (1, 1)}, "depths"),
+        ({"depths": (), "widths": ()}, "depths"),
+        ({"num_classes": 0}, "num_classes=0"),
+        ({"widths": (0,)}, r"widths=\(0,\)"),
         ({"stem": "overlap"}, "stem_width"),
     ],
 )
-def test_config_refuses_what_makes_no_network(change, message):
-    with pytest.raises(ValueError, match=message):
-        ConvNeXtConfig(**{"depths": (1,), "widths": (8,)} | change)
+def test_rejects_an_invalid_config(changes: dict[str, Any], name: str) -> None:  # Any: arguments of different types
+    with pytest.raises(ValueError, match=name):
+        ConvNeXtConfig(**{"depths": (1,), "widths": (8,)} | changes)
 
 
-def test_global_response_norm_is_the_papers_formula():
+def test_global_response_norm_matches_the_formula_of_the_paper() -> None:
     norm = GlobalResponseNorm(3)
     norm.weight.data = torch.tensor([0.5, -1.0, 2.0])
     norm.bias.data = torch.tensor([0.1, 0.2, 0.3])
     x = torch.randn(2, 4, 5, 3, generator=torch.Generator().manual_seed(0))
     energy = x.square().sum((1, 2)).sqrt()  # (N, C)
-    share = energy / energy.mean(1, keepdim=True)
-    expected = x * (1 + norm.weight * share[:, None, None]) + norm.bias
+    relative = energy / energy.mean(1, keepdim=True)
+    expected = x * (1 + norm.weight * relative[:, None, None]) + norm.bias
     torch.testing.assert_close(norm(x), expected)
 
 
-def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+def test_drop_path_drops_whole_samples_and_preserves_the_mean() -> None:
     torch.manual_seed(0)
     x = torch.ones(4000, 2, 1, 1)
     out = DropPath(0.25).train()(x)
@@ -61,14 +63,14 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     assert torch.equal(DropPath(0.25).eval()(x), x)
 
 
-def test_drop_path_rates_grow_linearly_over_the_blocks():
+def test_drop_path_rates_increase_linearly_with_depth() -> None:
     network = ConvNeXt(ConvNeXtConfig((1, 2), (8, 16), drop_path_rate=0.2))
-    rates = [block.drop_path.rate for stage in network.stages for block in stage.blocks]
+    rates = [module.rate for module in network.modules() if isinstance(module, DropPath)]
     assert rates == pytest.approx([0.0, 0.1, 0.2])
 
 
 @pytest.mark.parametrize("stem", ["patch", "overlap", "overlap_act"])
-def test_a_quarter_of_the_resolution_leaves_every_stem(stem):
+def test_every_stem_divides_the_resolution_by_four(stem: Stem) -> None:
     network = ConvNeXt(ConvNeXtConfig((1, 1), (8, 16), num_classes=5, stem=stem, stem_width=4))
     images = torch.randn(2, 3, 32, 32)
     assert network.stem(images).shape == (2, 8, 8, 8)

@@ -1,6 +1,6 @@
 import json
 from collections.abc import Iterator
-from importlib.util import find_spec
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.data import Photos
-from training.recipe import Phase, Recipe
+from training.export import TRANSFORM
+from training.recipe import ATTO, Phase, Recipe
 
 CLASSES = 4
-collect_ignore = [] if find_spec("matplotlib") else ["test_export.py", "test_plot.py", "test_train.py"]
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other after every operation are slow where other programs use the cores."""
+def single_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -28,44 +27,45 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def recipe() -> Recipe:
+    """Three epochs of a small network, the last one at a larger input size."""
     return Recipe(
-        num_classes=CLASSES,
-        phases=(Phase(2, 64, 0.5, (0.35, 1.0)), Phase(1, 96, 0.0, (0.5, 1.0))),
-        held_out=8,
+        network=replace(ATTO, depths=(1, 2), widths=(8, 16), num_classes=CLASSES),
+        epochs=3,
+        phases=(Phase(0.5, 64, (0.35, 1.0)), Phase(1.0, 96, (0.5, 1.0))),
+        held_out_per_class=2,
         batch_size=8,
-        warm_up=2,
+        warmup_steps=2,
     )
 
 
-def make_photos(count: int) -> Photos:
-    rng = np.random.default_rng(0)
-    labels = np.arange(count, dtype=np.int64) % CLASSES
-    return Photos(rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8), labels)
+def make_images(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+
+
+def make_labels(count: int) -> NDArray[np.int64]:
+    return np.arange(count, dtype=np.int64) % CLASSES
+
+
+def encode(image: NDArray[np.uint8]) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, "WEBP", lossless=True)
+    return buffer.getvalue()
 
 
 @pytest.fixture
 def photos() -> Photos:
-    return make_photos(24)
-
-
-def write_packed(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
-    files = []
-    for image in images:
-        buffer = BytesIO()
-        Image.fromarray(image).save(buffer, "WEBP", lossless=True)
-        files.append(buffer.getvalue())
-    offset = np.cumsum([0, *map(len, files)])
-    np.savez(path, webp=np.frombuffer(b"".join(files), np.uint8), offset=offset, label=labels.astype(np.int16))
+    return Photos([encode(image) for image in make_images(24)], make_labels(24), TRANSFORM)
 
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
-    photos = make_photos(36)
+    encoded, labels = [encode(image) for image in make_images(36)], make_labels(36)
     for index, name in enumerate(("train-0", "train-1", "train-2", "val")):
         part = slice(9 * index, 9 * index + 9)
-        write_packed(folder / f"{name}.npz", photos.images[part], photos.labels[part])
+        webp, offset = np.frombuffer(b"".join(encoded[part]), np.uint8), np.cumsum([0, *map(len, encoded[part])])
+        np.savez(folder / f"{name}.npz", webp=webp, offset=offset, label=labels[part].astype(np.int16))
     synonyms = [["goldfish", "Carassius"], ["crane", "bird"], ["crane", "machine"], ["espresso"]]
     classes = [{"wnid": f"n{index}", "synonyms": names} for index, names in enumerate(synonyms)]
     (folder / "classes.json").write_text(json.dumps(classes))

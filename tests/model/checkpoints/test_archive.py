@@ -1,6 +1,7 @@
 import argparse
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,13 @@ from model.errors import CheckpointError
 TENSORS = {"stem.0.weight": torch.arange(6.0).reshape(2, 3), "head.fc.bias": torch.ones(2, dtype=torch.float16)}
 
 
-def assert_whole(path: Path) -> None:
+def assert_complete(path: Path) -> None:
     found = read_archive(path).tensors
     assert list(found) == list(TENSORS)
     assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
 
 
-def test_safetensors_with_its_header(tmp_path):
+def test_reads_safetensors_and_its_metadata(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "a.bin", {"format": "pt"})
     archive = read_archive(tmp_path / "a.bin")
     assert archive.container == "safetensors"
@@ -29,9 +30,9 @@ def test_safetensors_with_its_header(tmp_path):
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_both_of_torchs_own_formats_whatever_the_suffix(tmp_path, zipped):
+def test_reads_both_formats_of_torch_save_with_any_suffix(tmp_path: Path, zipped: bool) -> None:
     torch.save(TENSORS, tmp_path / "a.safetensors", _use_new_zipfile_serialization=zipped)
-    assert_whole(tmp_path / "a.safetensors")
+    assert_complete(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -47,93 +48,94 @@ def test_both_of_torchs_own_formats_whatever_the_suffix(tmp_path, zipped):
         {"model_ema": {"n_averaged": torch.tensor(7)} | {f"module.{name}": t for name, t in TENSORS.items()}},
     ],
 )
-def test_wrappers_and_prefixes_come_off(tmp_path, content):
+def test_removes_wrappers_and_key_prefixes(tmp_path: Path, content: dict[str, object]) -> None:
     torch.save(content, tmp_path / "a.pth")
-    assert_whole(tmp_path / "a.pth")
+    assert_complete(tmp_path / "a.pth")
 
 
-def test_averaged_weights_come_first_and_that_is_said(tmp_path):
+def test_prefers_averaged_weights_and_adds_a_note(tmp_path: Path) -> None:
     torch.save({"model": {"x": torch.zeros(1)}, "model_ema": TENSORS}, tmp_path / "a.pth")
-    assert_whole(tmp_path / "a.pth")
-    assert "model_ema (the averaged weights)" in read_archive(tmp_path / "a.pth").notes[0]
+    assert_complete(tmp_path / "a.pth")
+    assert "model_ema" in read_archive(tmp_path / "a.pth").notes[0]
 
 
 class Malicious:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return os.mkdir, (str(self.folder),)
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_code_in_a_pickle_is_refused_by_name_and_does_not_run(tmp_path, zipped):
-    folder = tmp_path / "proof that code ran"
+def test_rejects_a_pickle_with_code_without_running_it(tmp_path: Path, zipped: bool) -> None:
+    folder = tmp_path / "created by the pickle"
     torch.save({"model": TENSORS, "x": Malicious(folder)}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=r"refused: besides tensors it holds \w+\.mkdir.*state_dict"):
+    with pytest.raises(CheckpointError, match=r"\w+\.mkdir.*state_dict"):
         read_archive(tmp_path / "a.pth")
     assert not folder.exists()
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_bare_malicious_pickle(tmp_path):
-    folder = tmp_path / "proof that code ran"
+def test_rejects_a_malicious_pickle_that_is_not_from_torch(tmp_path: Path) -> None:
+    folder = tmp_path / "created by the pickle"
     (tmp_path / "a.pth").write_bytes(pickle.dumps(Malicious(folder)))
     with pytest.raises(CheckpointError):
         read_archive(tmp_path / "a.pth")
     assert not folder.exists()
 
 
-def test_a_whole_module_is_refused(tmp_path):
+def test_rejects_a_pickled_module(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"torch\.nn\.modules\.linear\.Linear.*save its state_dict\(\) alone"):
+    with pytest.raises(CheckpointError, match=r"torch\.nn\.modules\.linear\.Linear.*state_dict\(\)"):
         read_archive(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("container", ["safetensors", "zip", "legacy"])
-@pytest.mark.parametrize("keep", [0.1, 0.5, 0.99])
-def test_a_cut_off_file_says_so(tmp_path, container, keep):
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.99])
+def test_rejects_a_truncated_file(tmp_path: Path, container: str, fraction: float) -> None:
     path = tmp_path / "a"
     tensors = {"weight": torch.randn(10_000)}
     if container == "safetensors":
         save_file(tensors, path)
     else:
         torch.save(tensors, path, _use_new_zipfile_serialization=container == "zip")
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
-    with pytest.raises(CheckpointError, match="cut off"):
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * fraction)])
+    with pytest.raises(CheckpointError, match="truncated"):
         read_archive(path)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "kind"),
     [
-        (b"", "it is empty"),
-        (b"\n<!DOCTYPE html><html>", "it is a web page"),
+        (b"", "empty"),
+        (b"\n<!DOCTYPE html><html>", "HTML"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git lfs pull"),
-        (b"\x89PNG\r\n\x1a\n", "neither a safetensors file"),
+        (b"\x89PNG\r\n\x1a\n", "PNG"),
     ],
 )
-def test_other_files_are_told_apart(tmp_path, content, message):
+def test_names_the_content_of_other_files(tmp_path: Path, content: bytes, kind: str) -> None:
     (tmp_path / "a.pth").write_bytes(content)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=kind):
         read_archive(tmp_path / "a.pth")
 
 
-def test_a_numpy_archive_is_none_of_torchs(tmp_path):
+def test_rejects_a_numpy_archive(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", weight=np.zeros(3))
-    with pytest.raises(CheckpointError, match=r"not from torch\.save"):
+    with pytest.raises(CheckpointError, match=r"torch\.save"):
         read_archive(tmp_path / "a.npz")
 
 
-@pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, {"model": {"lr": 0.1}}, {"model": {}}])
-def test_a_pickle_without_a_state_dict(tmp_path, content):
+@pytest.mark.parametrize(
+    "content", [[1, 2], {}, {"epoch": 3}, {"model": {"lr": 0.1}}, {"model": {}}, {0: torch.zeros(1)}]
+)
+def test_rejects_a_pickle_without_a_state_dict(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="state_dict"):
         read_archive(tmp_path / "a.pth")
 
 
-def test_absent_and_unreadable(tmp_path):
-    with pytest.raises(CheckpointError, match="cannot be read: No such file"):
-        read_archive(tmp_path / "absent")
-    with pytest.raises(CheckpointError, match="cannot be read: Is a directory"):
-        read_archive(tmp_path)
+@pytest.mark.parametrize(("name", "reason"), [("absent", "No such file"), (".", "Is a directory")])
+def test_rejects_a_path_that_cannot_be_read(tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(CheckpointError, match=reason):
+        read_archive(tmp_path / name)

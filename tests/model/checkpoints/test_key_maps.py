@@ -1,7 +1,10 @@
+from collections.abc import Mapping
+
 import pytest
 import torch
+from torch import Tensor
 
-from model.checkpoints.key_maps import FAMILIES, infer_config, own_tensors, recognise
+from model.checkpoints.key_maps import FAMILIES, Family, canonical_state_dict, detect_family, infer_config
 from model.convnext import ConvNeXt, ConvNeXtConfig
 from model.errors import CheckpointError, CheckpointMismatch
 
@@ -9,7 +12,7 @@ CONFIGS = {
     "V1": ConvNeXtConfig((1, 2, 1, 1), (8, 16, 24, 32), 5),
     "V2": ConvNeXtConfig((1, 2, 1, 1), (8, 16, 24, 32), 5, layer_scale=False, grn=True),
 }
-EXAMPLES = {  # one row of the design's table each: what every family calls the same tensor of stage 2, block 1
+KEYS = {  # the keys of the tensors in CANONICAL_NAMES
     "torchvision": ("features.5.1.block.3.weight", "features.4.0.bias", "classifier.2.weight"),
     "facebookresearch": ("stages.2.1.pwconv1.weight", "downsample_layers.2.0.bias", "head.weight"),
     "huggingface": (
@@ -18,50 +21,54 @@ EXAMPLES = {  # one row of the design's table each: what every family calls the 
         "classifier.weight",
     ),
 }
-OWN = ("stages.2.blocks.1.mlp.fc1.weight", "stages.2.downsample.0.bias", "head.fc.weight")
+CANONICAL_NAMES = ("stages.2.blocks.1.mlp.fc1.weight", "stages.2.downsample.0.bias", "head.fc.weight")
+WITH_V2 = [
+    (family, version) for family in FAMILIES for version in CONFIGS if (family.name, version) != ("torchvision", "V2")
+]
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_the_same_tensor_under_every_familys_name(name):
+def tensors_of(family: Family, config: ConvNeXtConfig = CONFIGS["V1"]) -> dict[str, Tensor]:
+    return {family.key(name): tensor for name, tensor in ConvNeXt(config).state_dict().items()}
+
+
+@pytest.mark.parametrize(("name", "keys"), KEYS.items())
+def test_translates_the_keys_of_every_family(name: str, keys: tuple[str, ...]) -> None:
     family = next(family for family in FAMILIES if family.name == name)
-    assert tuple(family.own_name(theirs) for theirs in EXAMPLES[name]) == OWN
-    assert tuple(family.file_name(own) for own in OWN) == EXAMPLES[name]
+    assert tuple(map(family.canonical_name, keys)) == CANONICAL_NAMES
+    assert tuple(map(family.key, CANONICAL_NAMES)) == keys
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"{family.name} {family.anchor[:12]}")
-def test_every_name_goes_there_and_back(family, config):
-    if family.name == "torchvision" and config.grn:
-        pytest.skip("torchvision has no V2")
-    tensors = {family.file_name(own): tensor for own, tensor in ConvNeXt(config).state_dict().items()}
+@pytest.mark.parametrize(("family", "version"), WITH_V2, ids=lambda value: getattr(value, "anchor", value)[:20])
+def test_restores_config_and_names_from_the_keys_of_every_family(family: Family, version: str) -> None:
+    config = CONFIGS[version]
+    tensors = tensors_of(family, config)
     assert len(tensors) == len(ConvNeXt(config).state_dict())
-    assert recognise(tensors, "a test") is family
+    assert detect_family(tensors, "a test") is family
     found = infer_config(tensors, family, "a test")
     assert (found.depths, found.widths, found.num_classes) == (config.depths, config.widths, 5)
     assert (found.layer_scale, found.grn) == (config.layer_scale, config.grn)
-    assert list(own_tensors(tensors, family, found, "a test")) == list(ConvNeXt(config).state_dict())
+    assert list(canonical_state_dict(tensors, family, found, "a test")) == list(ConvNeXt(config).state_dict())
 
 
 @pytest.mark.parametrize("missing", ["stem.0.weight", "stages.1.blocks.0.conv_dw.weight", "head.fc.weight"])
-def test_without_a_tensor_that_decides_the_familys_name_of_it_is_given(missing):
+def test_names_a_missing_key_as_the_family_does(missing: str) -> None:
     family = FAMILIES[1]
-    tensors = {family.file_name(own): tensor for own, tensor in ConvNeXt(CONFIGS["V1"]).state_dict().items()}
-    del tensors[family.file_name(missing)]
-    with pytest.raises(CheckpointMismatch, match=rf"\(facebookresearch\): {family.file_name(missing)} is missing"):
+    tensors = tensors_of(family)
+    del tensors[family.key(missing)]
+    with pytest.raises(CheckpointMismatch, match=rf"\(facebookresearch\): missing key {family.key(missing)}"):
         infer_config(tensors, family, "a test")
 
 
-def test_two_names_for_one_tensor_are_one_too_many():
+def test_rejects_two_keys_for_one_tensor() -> None:
     family = next(family for family in FAMILIES if family.norm_before_pool)
-    tensors = {family.file_name(own): tensor for own, tensor in ConvNeXt(CONFIGS["V1"]).state_dict().items()}
-    tensors["head.norm.weight"] = torch.ones(32)
+    tensors: Mapping[str, Tensor] = tensors_of(family) | {"head.norm.weight": torch.ones(32)}
     config = infer_config(tensors, family, "a test")
-    with pytest.raises(CheckpointMismatch, match=r"left over: head\.norm\.weight \(32,\)$"):
-        own_tensors(tensors, family, config, "a test")
+    with pytest.raises(CheckpointMismatch, match=r"unexpected key: head\.norm\.weight \(32,\)$"):
+        canonical_state_dict(tensors, family, config, "a test")
 
 
 @pytest.mark.parametrize(
-    "names",
+    "keys",
     [
         ["features.0.0.weight", "features.1.0.block.0.0.weight"],  # torchvision's EfficientNet
         ["stem.conv.weight", "stages.0.blocks.0.attn.qkv.weight"],
@@ -69,6 +76,6 @@ def test_two_names_for_one_tensor_are_one_too_many():
         [],
     ],
 )
-def test_relatives_are_not_taken_for_a_convnext(names):
-    with pytest.raises(CheckpointError, match="no ConvNeXt of a known family"):
-        recognise(names, "a test")
+def test_rejects_the_keys_of_other_architectures(keys: list[str]) -> None:
+    with pytest.raises(CheckpointError, match="torchvision, facebookresearch, huggingface, timm"):
+        detect_family(keys, "a test")

@@ -1,18 +1,19 @@
 import re
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 from torchvision.models import get_weight
 
-from model.checkpoints.hf_folder import _timm_transform
-from model.checkpoints.key_maps import infer_config, recognise
+from model.checkpoints.hf_folder import timm_transform
+from model.checkpoints.key_maps import detect_family, infer_config
 from model.checkpoints.registry import (
     DEFAULT_MODEL,
-    REGISTRY,
     WeightsEntry,
     fetch_weights,
     is_non_commercial,
+    registered_weights,
     verify_weights,
 )
 from model.convnext import config_for
@@ -20,19 +21,25 @@ from model.errors import DownloadError
 from model.labels import label_sets
 from model.preprocess import Transform
 
-
-def test_names_and_file_names_are_unique():
-    assert all(name == entry.name for name, entry in REGISTRY.items())
-    file_names = [entry.file_name for entry in REGISTRY.values()]
-    assert len(file_names) == len(set(file_names))
-    assert DEFAULT_MODEL in REGISTRY
+ENTRIES = registered_weights()
+SHA256_OF_ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-@pytest.mark.parametrize("name", [name for name in REGISTRY if name != DEFAULT_MODEL])
-def test_every_entry_is_complete(name):
-    entry = REGISTRY[name]
+def names(source: str) -> list[str]:
+    return [name for name, entry in ENTRIES.items() if entry.source.startswith(source)]
+
+
+def test_names_and_file_names_are_unique() -> None:
+    assert all(name == entry.name for name, entry in ENTRIES.items())
+    assert len({entry.file_name for entry in ENTRIES.values()}) == len(ENTRIES) == 39
+    assert ENTRIES[DEFAULT_MODEL].path().exists()
+
+
+@pytest.mark.parametrize("name", [name for name in ENTRIES if name != DEFAULT_MODEL])
+def test_entries_are_complete(name: str) -> None:
+    entry = ENTRIES[name]
     assert entry.url is not None
-    assert entry.url.startswith("https://")
+    assert re.fullmatch(r"https://[^{}]+", entry.url)
     assert entry.sha256 is None or re.fullmatch(r"[0-9a-f]{8}|[0-9a-f]{64}", entry.sha256)
     assert entry.labels in label_sets()
     assert entry.licence
@@ -44,81 +51,93 @@ def test_every_entry_is_complete(name):
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base", "large"])
-def test_torchvisions_files_are_as_torchvision_says(size):
-    entry, published = REGISTRY[f"convnext_{size}"], get_weight(f"ConvNeXt_{size.title()}_Weights.IMAGENET1K_V1")
+def test_entries_match_torchvision(size: str) -> None:
+    entry, published = ENTRIES[f"convnext_{size}"], get_weight(f"ConvNeXt_{size.title()}_Weights.IMAGENET1K_V1")
     assert entry.url == published.url
-    assert entry.sha256 == re.search(r"-(\w+)\.pth", published.url).group(1)
+    assert f"-{entry.sha256}.pth" in published.url
     assert entry.top1 == published.meta["_metrics"]["ImageNet-1K"]["acc@1"]
     assert entry.card().labels == tuple(published.meta["categories"])
     assert entry.config == config_for(size)
-    theirs = published.transforms()
-    expected = Transform(
-        theirs.resize_size[0], theirs.crop_size[0], theirs.interpolation.value, tuple(theirs.mean), tuple(theirs.std)
+    transform = published.transforms()
+    assert entry.transform == Transform(
+        transform.resize_size[0],
+        transform.crop_size[0],
+        transform.interpolation.value,
+        tuple(transform.mean),
+        tuple(transform.std),
     )
-    assert entry.transform == expected
 
 
-@pytest.mark.parametrize("name", [name for name in REGISTRY if "." in name])
-def test_the_other_files_are_as_timm_says(name):
-    """timm lists the authors' files too: their addresses, transforms and licences, but MIT for V1 as Apache-2.0."""
-    entry, published = REGISTRY[name], timm.get_pretrained_cfg(name)
+@pytest.mark.parametrize("name", names("timm") + names("facebookresearch"))
+def test_entries_match_timm(name: str) -> None:
+    """timm also lists the files of the authors, but with the licence Apache-2.0 instead of MIT for V1."""
+    entry, published = ENTRIES[name], timm.get_pretrained_cfg(name)
+    assert entry.url is not None
+    assert published is not None
     if "huggingface.co" in entry.url:
         assert entry.url.startswith(f"https://huggingface.co/{published.hf_hub_id}/resolve/")
     else:
         assert entry.url == published.url
-    assert entry.licence.lower() == ("mit" if ".fb_" in name else published.license)
+    assert str(entry.licence).lower() == ("mit" if ".fb_" in name else published.license)
     data = {key: getattr(published, key) for key in ("input_size", "crop_pct", "interpolation", "mean", "std")}
-    assert entry.transform == _timm_transform(data)
+    assert entry.transform == timm_transform(data)
     if entry.sha256 and len(entry.sha256) == 8:
-        assert f"-{entry.sha256}.pth" in published.url
+        assert f"-{entry.sha256}.pth" in entry.url
 
 
-@pytest.mark.parametrize("name", [name for name, entry in REGISTRY.items() if entry.source == "timm"])
-def test_the_shapes_of_timms_own_are_timms(name):
+@pytest.mark.parametrize("name", names("timm"))
+def test_configs_match_the_networks_of_timm(name: str) -> None:
     with torch.device("meta"):
         tensors = timm.create_model(name, device="meta").state_dict()
-    assert infer_config(tensors, recognise(tensors, name), name) == REGISTRY[name].config
+    assert infer_config(tensors, detect_family(tensors, name), name) == ENTRIES[name].config
 
 
-@pytest.mark.parametrize("name", [name for name, entry in REGISTRY.items() if entry.source.startswith("facebook")])
-def test_the_authors_sizes_are_in_their_files_names(name):
-    version, size = re.match(r"convnext(v2)?_(\w+)\.", name).groups()
-    assert REGISTRY[name].config == config_for(size, 2 if version else 1)
-    assert f"convnext{version or ''}_{size}_" in REGISTRY[name].url
+@pytest.mark.parametrize("name", names("facebookresearch"))
+def test_configs_match_the_file_names_of_the_authors(name: str) -> None:
+    version, size = re.split(r"_|\.", name)[:2]
+    assert ENTRIES[name].config == config_for(size, 2 if version == "convnextv2" else 1)
+    assert f"{version}_{size}_" in str(ENTRIES[name].url)
 
 
-def test_an_embedded_file_that_is_missing_is_an_error(tmp_path):
-    with pytest.raises(DownloadError, match="without its embedded weights"):
+def test_rejects_a_missing_embedded_file(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=r"absent\.safetensors"):
         fetch_weights(WeightsEntry("x", "absent.safetensors", "a test"), tmp_path)
 
 
 class TestVerify:
     @pytest.fixture
-    def entry(self, tmp_path):
-        (tmp_path / "w.bin").write_bytes(b"abc")
-        return WeightsEntry("w", "w.bin", "a test", "http://127.0.0.1:1/w.bin")
+    def path(self, tmp_path: Path) -> Path:
+        path = tmp_path / "w.bin"
+        path.write_bytes(b"abc")
+        return path
 
-    def test_published_prefix(self, entry, tmp_path):
-        published = WeightsEntry("w", "w.bin", "a test", entry.url, sha256="ba7816bf")
-        assert verify_weights(published, tmp_path).startswith("ba7816bf")
-        (tmp_path / "w.bin").write_bytes(b"abd")
-        with pytest.raises(DownloadError, match="where ba7816bf was expected"):
-            verify_weights(published, tmp_path)
+    @pytest.mark.parametrize("sha256", [SHA256_OF_ABC, SHA256_OF_ABC[:8]], ids=len)
+    def test_detects_a_corrupt_file_by_its_published_digest(self, path: Path, sha256: str) -> None:
+        entry = WeightsEntry("w", path.name, "a test", "http://127.0.0.1:1/w.bin", sha256)
+        assert verify_weights(entry, path.parent) == SHA256_OF_ABC
+        path.write_bytes(b"abd")
+        with pytest.raises(DownloadError, match=f"expected {sha256}"):
+            verify_weights(entry, path.parent)
 
-    def test_noted_at_the_fetch(self, entry, tmp_path):
-        assert len(verify_weights(entry, tmp_path)) == 64
-        (tmp_path / "w.bin.sha256").write_text("0123  w.bin\n")
-        with pytest.raises(DownloadError, match="where 0123 was expected"):
-            verify_weights(entry, tmp_path)
+    def test_detects_a_corrupt_file_by_its_recorded_digest(self, path: Path) -> None:
+        entry = WeightsEntry("w", path.name, "a test", "http://127.0.0.1:1/w.bin")
+        assert verify_weights(entry, path.parent) == SHA256_OF_ABC
+        path.with_name("w.bin.sha256").write_text("0123  w.bin\n")
+        with pytest.raises(DownloadError, match="expected 0123"):
+            verify_weights(entry, path.parent)
 
-    def test_absent(self, entry, tmp_path):
-        with pytest.raises(DownloadError, match="has not been fetched"):
-            verify_weights(entry, tmp_path / "elsewhere")
+    def test_accepts_an_empty_record(self, path: Path) -> None:
+        path.with_name("w.bin.sha256").touch()
+        assert verify_weights(WeightsEntry("w", path.name, "a test", "http://127.0.0.1:1/w.bin"), path.parent)
+
+    def test_rejects_a_file_that_has_not_been_fetched(self, tmp_path: Path) -> None:
+        with pytest.raises(DownloadError, match=r"w\.bin"):
+            verify_weights(WeightsEntry("w", "w.bin", "a test", "http://127.0.0.1:1/w.bin"), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("licence", "expected"),
     [("CC-BY-NC-4.0", True), ("cc-by-nc-4.0", True), ("fair-noncommercial-research-license", True), ("MIT", False)],
 )
-def test_non_commercial_licences(licence, expected):
+def test_recognizes_non_commercial_licences(licence: str, expected: bool) -> None:
     assert is_non_commercial(licence) is expected

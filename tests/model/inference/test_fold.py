@@ -7,7 +7,7 @@ from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.convnext import ConvNeXt as TorchvisionConvNeXt
 
 from model import Transform, load_model
-from model.checkpoints.key_maps import own_tensors, recognise
+from model.checkpoints.key_maps import canonical_state_dict, detect_family
 from model.convnext import Block, ChannelNorm, ConvNeXt, ConvNeXtConfig, config_for
 from model.inference.fold import Normalise, fold
 from tests.model.kinds import KINDS
@@ -32,7 +32,9 @@ def test_logits_are_torchvisions(randomise, name, size):
         reference = getattr(models, f"convnext_{name}")()
         network = ConvNeXt(config_for(name))
     tensors = randomise(reference).state_dict()
-    network.load_state_dict(own_tensors(tensors, recognise(tensors, name), network.config, name), assign=True)
+    network.load_state_dict(
+        canonical_state_dict(tensors, detect_family(tensors, name), network.config, name), assign=True
+    )
     assert largest_difference(fold(network, TRANSFORM), reference, TRANSFORM, size) < 1e-4
 
 

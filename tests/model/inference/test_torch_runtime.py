@@ -1,44 +1,55 @@
-"""PyTorch's runtime: pixels in, the folded network's logits out, compiled only where asked."""
+"""PyTorch's runtime: pixels in, the folded network's logits out, compiled only on request."""
+
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
+import pytest
 import torch
+from torch import nn
 
 from model import Transform
 from model.convnext import ConvNeXt, ConvNeXtConfig
 from model.inference.fold import fold
 from model.inference.torch_runtime import TorchRuntime
 
+CPU = torch.device("cpu")
+Randomise = Callable[[nn.Module], nn.Module]
 
-def folded(randomise) -> ConvNeXt:
-    return fold(randomise(ConvNeXt(ConvNeXtConfig((1, 2), (8, 16), num_classes=5))), Transform(32, 32))
+
+def folded(randomise: Randomise) -> ConvNeXt:
+    network = randomise(ConvNeXt(ConvNeXtConfig((1, 2), (8, 16), num_classes=5)))
+    return fold(cast(ConvNeXt, network), Transform(32, 32))  # the same object
 
 
-def test_logits_are_the_networks(randomise):
+def runtime_of(network: ConvNeXt, dtype: torch.dtype = torch.float32, *, compiled: bool = False) -> TorchRuntime:
+    return TorchRuntime(network, CPU, dtype, compiled=compiled, threads=1)
+
+
+def test_logits_equal_those_of_the_network(randomise: Randomise) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     with torch.inference_mode():
-        expected = folded(randomise)(torch.from_numpy(images).permute(0, 3, 1, 2).float())
-        found = TorchRuntime(folded(randomise), torch.device("cpu"), torch.float32, compiled=False).logits(images)
+        expected = folded(randomise)(torch.from_numpy(images).permute(0, 3, 1, 2).float()).numpy()
     assert expected.std() > 0.01
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    found = runtime_of(folded(randomise)).run(images, idle=True)
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_activations_lie_channels_last_in_the_dtype_that_was_asked_for(randomise):
+def test_activations_are_channels_last_in_the_requested_dtype(randomise: Randomise) -> None:
     network = folded(randomise)
-    seen = []
-    network.stem.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
-    images = np.zeros((2, 32, 32, 3), np.uint8)
-    with torch.inference_mode():
-        TorchRuntime(network, torch.device("cpu"), torch.bfloat16, compiled=False).logits(images)
-    [(pixels, features)] = seen
-    assert pixels.dtype == features.dtype == torch.bfloat16
-    assert pixels.is_contiguous(memory_format=torch.channels_last)
-    assert features.is_contiguous(memory_format=torch.channels_last)
+    seen: list[torch.Tensor] = []
+    network.stem.register_forward_hook(lambda module, inputs, output: seen.extend((inputs[0], output)))
+    runtime_of(network, torch.bfloat16).run(np.zeros((2, 32, 32, 3), np.uint8), idle=True)
+    for activation in seen:
+        assert activation.dtype == torch.bfloat16
+        assert activation.is_contiguous(memory_format=torch.channels_last)
+    assert len(seen) == 2
 
 
-def test_compiling_is_asked_of_pytorch_for_fixed_sizes(randomise, monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: asked.append(options))
-    eager = TorchRuntime(folded(randomise), torch.device("cpu"), torch.float32, compiled=False)
-    assert (eager.mode, eager.growth, asked) == ("eager", 1, [])
-    compiled = TorchRuntime(folded(randomise), torch.device("cpu"), torch.float32, compiled=True)
-    assert (compiled.mode, compiled.growth, asked) == ("compiled", 2, [{"dynamic": False}])
+def test_compiles_on_request_for_fixed_sizes(randomise: Randomise, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []  # Any: torch.compile's options
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: calls.append(options))
+    eager = runtime_of(folded(randomise))
+    assert (eager.mode, eager.batch_size_step, calls) == ("eager", 1, [])
+    compiled = runtime_of(folded(randomise), compiled=True)
+    assert (compiled.mode, compiled.batch_size_step, calls) == ("compiled", 2, [{"dynamic": False}])

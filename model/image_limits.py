@@ -1,0 +1,159 @@
+"""Structural limits on encoded images, checked before any decoder sees them.
+
+A decoder's effort follows from an image's pixels, which the pixel limit bounds, and from how often the file makes it
+work without adding pixels: repeated scans, compressed text, metadata entries that point at the same large block.
+All checks take time linear in the file's size.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+
+from model.errors import ImageTooLarge, InvalidImage
+
+_MAX_JPEG_SEGMENTS = 4096  # before the first scan
+_MAX_JPEG_SCANS = 100
+_MAX_PNG_CHUNKS = 65_536
+_MAX_PNG_COMPRESSED_CHUNKS = 64  # Pillow inflates each to at most 1 MiB
+_MAX_GIF_EXTENSIONS = 1000  # before the first frame
+_TIFF_TYPE_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # bytes, by field type
+_EXIF_HEADER = b"Exif\0\0"
+
+
+def check_structure(data: bytes) -> None:
+    """Raises ``InvalidImage`` if decoding ``data`` would take far longer than its pixels justify."""
+    if data.startswith(b"\xff\xd8"):
+        _check_jpeg(data)
+    elif data.startswith(b"\x89PNG"):
+        _check_png(data)
+    elif data.startswith(b"GIF8"):
+        _check_gif(data)
+    elif data.startswith((b"II", b"MM")):
+        check_directory(data)
+
+
+def check_directory(data: bytes) -> None:
+    """Raises ``InvalidImage`` if the values of a TIFF (or EXIF) directory take more bytes than twice ``data``."""
+    size = sum(value_size for _, value_size, _ in _directory(data))
+    if size > 2 * len(data) + 1024:
+        raise InvalidImage(f"The image's metadata announces {size} bytes in a block of {len(data)}.")
+
+
+def read_orientation(exif: bytes) -> int:
+    """The EXIF orientation 1…8; 1 if there is none. ``exif`` is a TIFF structure, with or without its Exif header."""
+    data = exif.removeprefix(_EXIF_HEADER)
+    for tag, _, value in _directory(data):
+        if tag == 0x0112:
+            order = "<" if data.startswith(b"II") else ">"
+            (orientation,) = struct.unpack(f"{order}H", value[:2])
+            return orientation if 1 <= orientation <= 8 else 1
+    return 1
+
+
+def check_tiles(tags: dict[int, object], size: tuple[int, int], max_image_pixels: int) -> None:
+    """Raises ``ImageTooLarge`` if one tile or strip of a TIFF image holds more values than the whole image may."""
+    samples = _number(tags.get(277), 1)  # SamplesPerPixel
+    tile = _number(tags.get(322), 0) * _number(tags.get(323), 0)  # TileWidth, TileLength
+    rows = min(_number(tags.get(278), 0), 2**31)  # RowsPerStrip; more means all rows
+    strip = size[0] * (rows if rows < 2**31 else size[1])
+    if max(tile, strip) * samples > 4 * max_image_pixels:
+        raise ImageTooLarge(f"A tile or strip of the image is larger than the limit of {max_image_pixels} pixels.")
+
+
+def _number(value: object, default: int) -> int:
+    return value if isinstance(value, int) else default
+
+
+def _check_jpeg(data: bytes) -> None:
+    exif = bytearray()
+    for segments, (marker, start, end) in enumerate(_jpeg_segments(data)):
+        if segments >= _MAX_JPEG_SEGMENTS:
+            raise InvalidImage(f"The JPEG image has more than {_MAX_JPEG_SEGMENTS} segments.")
+        if marker == 0xE1 and data.startswith(_EXIF_HEADER, start):
+            exif += data[start + len(_EXIF_HEADER) : end]
+    if exif:
+        check_directory(bytes(exif))
+    # The two bytes also occur by chance in data that is appended to a photo, so they are only a first, fast test.
+    if data.count(b"\xff\xda") > _MAX_JPEG_SCANS and _count_scans(data) > _MAX_JPEG_SCANS:
+        raise InvalidImage(f"The JPEG image has more than {_MAX_JPEG_SCANS} scans.")
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of each segment's content up to the first scan."""
+    position = 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:  # libjpeg skips bytes between segments
+            position = data.find(b"\xff", position)
+            if position < 0:
+                return
+            continue
+        marker = data[position + 1]
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:
+            position += 1 if marker == 0xFF else 2
+            continue
+        if marker in (0xD9, 0xDA):
+            return
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4])
+        yield marker, position + 4, end
+        position = end
+
+
+def _count_scans(data: bytes) -> int:
+    """Scans before the end of the image, at most one more than the limit."""
+    scans = segments = 0
+    position = max((end for _, _, end in _jpeg_segments(data)), default=2)
+    marker_pattern = re.compile(rb"\xff[\x01-\xcf\xd9-\xfe]")
+    while (match := marker_pattern.search(data, position)) and segments <= _MAX_JPEG_SEGMENTS:
+        marker = data[match.start() + 1]
+        if marker == 0xD9:
+            break
+        scans += marker == 0xDA
+        segments += 1
+        if scans > _MAX_JPEG_SCANS:
+            break
+        position = match.end() + int.from_bytes(data[match.end() : match.end() + 2])
+    return scans if segments <= _MAX_JPEG_SEGMENTS else _MAX_JPEG_SCANS + 1
+
+
+def _check_png(data: bytes) -> None:
+    position, chunks, compressed = 8, 0, 0
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        chunks += 1
+        compressed += kind in (b"iCCP", b"zTXt", b"iTXt")
+        if chunks > _MAX_PNG_CHUNKS or compressed > _MAX_PNG_COMPRESSED_CHUNKS:
+            raise InvalidImage("The PNG image has too many chunks.")
+        position += 12 + length
+
+
+def _check_gif(data: bytes) -> None:
+    if len(data) < 13:
+        return
+    position = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    extensions = 0
+    while data[position : position + 1] == b"\x21":
+        position += 2
+        while position < len(data) and (length := data[position]):
+            position += 1 + length
+            extensions += 1
+        position += 1
+        if extensions > _MAX_GIF_EXTENSIONS:
+            raise InvalidImage(f"The GIF image has more than {_MAX_GIF_EXTENSIONS} blocks before its first frame.")
+
+
+def _directory(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Tag, size in bytes and inline value of each entry of the first directory of a TIFF or BigTIFF structure."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None or len(data) < 16:
+        return
+    big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
+    offset = struct.unpack_from(f"{order}Q", data, 8)[0] if big else struct.unpack_from(f"{order}L", data, 4)[0]
+    count_format, entry_format = (f"{order}Q", f"{order}HHQ8s") if big else (f"{order}H", f"{order}HHL4s")
+    first = offset + struct.calcsize(count_format)
+    if first > len(data):
+        return
+    (count,) = struct.unpack_from(count_format, data, offset)
+    entry_size = struct.calcsize(entry_format)
+    for position in range(first, min(first + count * entry_size, len(data) - entry_size + 1), entry_size):
+        tag, kind, length, value = struct.unpack_from(entry_format, data, position)
+        yield tag, length * (_TIFF_TYPE_SIZES[kind] if kind < len(_TIFF_TYPE_SIZES) else 0), value
