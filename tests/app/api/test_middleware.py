@@ -156,20 +156,6 @@ async def test_while_draining_every_response_closes_its_connection(
         await draining
 
 
-@pytest.mark.parametrize("path", ["/predict", "/model", "/model/labels"])
-async def test_before_the_start_responses_say_when_to_retry(
-    make_app: MakeApp, connect: Connect, problem: CheckProblem, path: str
-) -> None:
-    app = make_app()
-    async with connect(app) as client:
-        context = context_of(app)
-        service, context.service = context.service, None
-        response = await client.request("POST" if path == "/predict" else "GET", path)
-        context.service = service
-    problem(response, 503, "unavailable")
-    assert int(response.headers["retry-after"]) >= 1
-
-
 async def test_returns_a_valid_request_id(connect: Connect) -> None:
     async with connect() as client:
         for request_id in ("a-b_c:1/2", "x" * 128, "!~"):
