@@ -12,7 +12,7 @@ _SOURCES = (data.chelsea, data.coffee, data.astronaut, data.rocket)
 def make_photos(count: int, width: int, height: int, size_bytes: int | None = None, seed: int = 0) -> list[bytes]:
     """``count`` different JPEGs of ``width`` × ``height`` pixels, each of about ``size_bytes`` if that is given."""
     random = np.random.default_rng(seed)
-    sources = [Image.fromarray(load()).convert("RGB") for load in _SOURCES]
+    sources = [Image.fromarray(load()).convert("RGB") for load in _SOURCES]  # type: ignore[no-untyped-call]  # lazy
     return [_encode(_crop(sources[index % len(sources)], width, height, random), size_bytes) for index in range(count)]
 
 

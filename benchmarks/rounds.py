@@ -32,7 +32,8 @@ def alternate(contenders: Mapping[str, Callable[[], Figure]], rounds: int) -> di
 def median_seconds(work: Callable[[], object], seconds: float = 0.5) -> float:
     """The median time of one call in s, over about ``seconds``, after one call that is not counted."""
     work()
-    times, end = [], time.perf_counter() + seconds
+    times: list[float] = []
+    end = time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
         started = time.perf_counter()
         work()

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import uvloop
 
@@ -49,7 +50,8 @@ def measure(name: str, weights: Path, images: list[bytes], options: argparse.Nam
             figures["sequential"] = measure_sequential(url, [requests[turn % len(requests)] for turn in turns])
             for connections in options.connections:
                 load = closed_loop(url, requests, connections, options.seconds, WARMUP_S)
-                figures[str(connections)] = report = uvloop.run(load).summary()
+                report = uvloop.run(load).summary()
+                figures[str(connections)] = report
                 if set(report["outcomes"]) != {"200"}:
                     raise RuntimeError(f"{name} with {connections} connections: {report['outcomes']}")
             capacity = report["ok_per_s"]
@@ -67,7 +69,7 @@ def check_classes(name: str, url: str, requests: list[bytes], weights: Path, ima
     responses = uvloop.run(send_in_sequence(url, requests))
     found = [json.loads(response.body)["predictions"][0]["class_id"] for response, _ in responses]
     expected = [reply["predictions"][0]["class_id"] for reply in Classifier(weights).classify(images)]
-    agreement = sum(a == b for a, b in zip(found, expected, strict=True)) / len(images)
+    agreement = float(np.mean(np.equal(found, expected)))
     if agreement < MIN_AGREEMENT:
         raise RuntimeError(f"{name} returns the classes {found} where the baseline returns {expected}")
     return agreement
@@ -91,7 +93,9 @@ def print_table(rounds: dict[str, list[Figures]], connections: int) -> None:
     """Each server's rate, its ratio to the baseline and its latency: median and range of the rounds."""
     reports = {name: [figures[str(connections)] for figures in server] for name, server in rounds.items()}
     rates = {name: [report["ok_per_s"] for report in server] for name, server in reports.items()}
-    print(f"\n{connections} connections: requests/s, ratio to the {BASELINE}, latency in ms, generator CPU in µs/request")
+    print(
+        f"\n{connections} connections: requests/s, ratio to the {BASELINE}, latency in ms, generator CPU in µs/request"
+    )
     for name, server in reports.items():
         ratio = spread(ratios(rates, name, BASELINE)) if BASELINE in rates else ""
         p50, p99 = (spread([report["outcomes"]["200"][key] for report in server], 0) for key in ("p50_ms", "p99_ms"))

@@ -9,7 +9,7 @@ import re
 import time
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -55,7 +55,7 @@ class Report:
             self.retry_after[retry_after] += 1
         self.latencies_s[outcome if isinstance(outcome, str) else str(outcome.status)].append(latency_s)
 
-    def summary(self) -> dict[str, object]:
+    def summary(self) -> dict[str, Any]:  # Any: written to JSON as it is
         """Rates per second, latency percentiles in ms by outcome, and the load generator's own CPU time."""
         outcomes = {
             outcome: {"count": len(latencies_s)} | percentiles_ms(latencies_s)
@@ -79,7 +79,8 @@ class Connection(asyncio.Protocol):
     """An HTTP/1.1 connection that sends prepared requests, one at a time, and connects again when it was closed."""
 
     def __init__(self, url: str) -> None:
-        self._target = urlsplit(url)
+        target = urlsplit(url)
+        self._address = (target.hostname or "127.0.0.1", target.port or 80)
         self._buffer = bytearray()
         self._response: asyncio.Future[Response] | None = None
         self._transport: asyncio.Transport | None = None
@@ -102,11 +103,12 @@ class Connection(asyncio.Protocol):
     async def send(self, request: bytes) -> Response:
         """The response to ``request``; raises OSError if the connection fails."""
         loop = asyncio.get_running_loop()
-        if self._transport is None or self._transport.is_closing():
-            await loop.create_connection(lambda: self, self._target.hostname, self._target.port)
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            transport, _ = await loop.create_connection(lambda: self, *self._address)
         self._buffer.clear()
         self._response = loop.create_future()
-        self._transport.write(request)
+        transport.write(request)
         return await self._response
 
     def close(self) -> None:

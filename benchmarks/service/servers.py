@@ -1,6 +1,7 @@
 """Starts and stops the servers that are compared, each as a process group of its own on 127.0.0.1."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -39,7 +40,9 @@ def this_project(weights: Path, port: int, _folder: Path) -> Launch:
 
 def plain_app(_weights: Path, port: int, _folder: Path) -> Launch:
     options = f"--workers 2 --no-access-log --log-level warning --port {port}".split()
-    return Launch([sys.executable, "-m", "uvicorn", "benchmarks.service.peers.plain_app:app", *options], "/predict", True)
+    return Launch(
+        [sys.executable, "-m", "uvicorn", "benchmarks.service.peers.plain_app:app", *options], "/predict", True
+    )
 
 
 def mosec(_weights: Path, port: int, _folder: Path) -> Launch:
@@ -48,12 +51,10 @@ def mosec(_weights: Path, port: int, _folder: Path) -> Launch:
     return Launch([python, str(PEERS / "mosec_app.py"), *options], "/inference", False)
 
 
-def torchserve(weights: Path, port: int, folder: Path) -> Launch:
+def torchserve(_weights: Path, port: int, folder: Path) -> Launch:
     bin_folder = _environment("torchserve") / "bin"
-    archive = "--model-name classifier --version 1 --archive-format no-archive --force --export-path".split()
-    handler = str(PEERS / "torchserve_handler.py")
-    archiver = str(bin_folder / "torch-model-archiver")
-    subprocess.run([archiver, *archive, folder, "--serialized-file", weights, "--handler", handler], check=True)
+    archive = f"--model-name classifier --version 1 --handler {PEERS / 'torchserve_handler.py'} --export-path {folder}"
+    subprocess.run([bin_folder / "torch-model-archiver", *archive.split()], check=True)
     (folder / "config.properties").write_text(_torchserve_configuration(port))
     options = f"--start --foreground --ncs --model-store {folder} --ts-config config.properties".split()
     command = [str(bin_folder / "torchserve"), *options]
@@ -62,21 +63,22 @@ def torchserve(weights: Path, port: int, folder: Path) -> Launch:
 
 def _torchserve_configuration(port: int) -> str:
     model = {
+        "defaultVersion": True,
+        "marName": "classifier.mar",
         "minWorkers": 2,
         "maxWorkers": 2,
         "batchSize": BATCH_SIZE,
         "maxBatchDelay": BATCH_DELAY_MS,
         "responseTimeout": REQUEST_TIMEOUT_S,
     }
-    entry = ",".join(f'"{name}": {value}' for name, value in model.items())
     lines = [
         f"inference_address=http://127.0.0.1:{port}",
         *(f"{name}_address=http://127.0.0.1:{free_port()}" for name in ("management", "metrics")),
         *(f"grpc_{name}_port={free_port()}" for name in ("inference", "management")),
         "disable_token_authorization=true",
         "disable_system_metrics=true",
-        "load_models=classifier",
-        'models={"classifier": {"1.0": {"defaultVersion": true, "marName": "classifier", %s}}}' % entry,
+        "load_models=classifier.mar",
+        "models=" + json.dumps({"classifier": {"1": model}}),
     ]
     return "\n".join(lines)
 

@@ -1,22 +1,17 @@
-"""Every kept result has its picture, drawn from it alone."""
-
-import json
+from pathlib import Path
 
 import pytest
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="in the training group, which the service does not need")
 
-from benchmarks.plots import DRAW, PICTURES
-from benchmarks.rounds import RESULTS
-
-KEPT = [(draw, path) for kind, draw in DRAW.items() for path in sorted(RESULTS.glob(f"{kind}*.json"))]
+from benchmarks.plots import PICTURE, draw_all, read_results
 
 
-@pytest.mark.parametrize(("draw", "path"), KEPT, ids=[path.stem for _, path in KEPT])
-def test_a_result_has_its_picture(tmp_path, draw, path):
-    picture = tmp_path / f"{path.stem}.svg"
-    draw(json.loads(path.read_text()), picture)
-    drawn = picture.read_text()
-    draw(json.loads(path.read_text()), picture)
-    assert picture.read_text() == drawn
-    assert (PICTURES / picture.name).exists()
+def test_committed_picture_is_drawn_from_committed_results(tmp_path: Path) -> None:
+    picture = tmp_path / "results.svg"
+    draw_all(read_results(), picture)
+    drawn = picture.read_bytes()
+    draw_all(read_results(), picture)
+    assert picture.read_bytes() == drawn
+    committed = PICTURE.read_text()
+    assert all(f">{name}: " in committed for name in read_results())

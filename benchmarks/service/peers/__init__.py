@@ -1,1 +1,1 @@
-"""The baseline servers. Each runs in a virtual environment of its own and imports nothing of this project's packages."""
+"""The baseline servers, each in a virtual environment of its own, without this project's packages."""

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torchvision.models.convnext import CNBlockConfig, ConvNeXt
-from torchvision.transforms import v2
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt  # type: ignore[import-untyped]  # ships no types
+from torchvision.transforms import v2  # type: ignore[import-untyped]  # ships no types
 
 Reply = dict[str, list[dict[str, float]]]
 
-# Depth and width of the four stages, and the size to resize to. The minimal network costs about 1 ms: it shows serving itself.
+# Depths and widths of the four stages, and the size to resize to
 NETWORKS = {
     "minimal": ((1, 1, 1, 1), (8, 16, 32, 64), 256),
     "convnext_tiny": ((3, 3, 9, 3), (96, 192, 384, 768), 236),

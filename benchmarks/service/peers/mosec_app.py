@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-from mosec import Server, Worker
+from mosec import Server, Worker  # type: ignore[import-not-found]  # only in .venv-mosec
 
 from benchmarks.service.peers.classifier import Classifier, Reply
 
 
-class Classification(Worker):
+class Classification(Worker):  # type: ignore[misc]  # as mosec is not installed where types are checked
     """Receives image bodies as they are sent and returns JSON."""
 
     def __init__(self) -> None:
