@@ -6,7 +6,7 @@ VENV := .venv
 UV := uv==0.13.9
 INSTALL := $(VENV)/bin/uv pip install --quiet --python $(VENV) --constraint constraints.txt --editable .
 
-.PHONY: serve test check format bench train lock clean
+.PHONY: serve test check format bench bench-peers train lock clean
 .DEFAULT_GOAL := serve
 
 serve: $(VENV)/served  ## Serve on HOST:PORT.
@@ -25,11 +25,20 @@ format: $(VENV)/developed  ## Mend what can be mended.
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
-bench: $(VENV)/developed  ## Measure the engine, preprocessing and the service; see benchmarks/results, docs/benchmarks.
+bench: $(VENV)/developed bench-peers  ## Measure the engine, preprocessing and the service; see docs/benchmarks.
 	$(VENV)/bin/python -m benchmarks.engine
 	$(VENV)/bin/python -m benchmarks.preprocess
-	$(VENV)/bin/python -m benchmarks.service
+	$(VENV)/bin/python -m benchmarks.service --networks minimal convnext_tiny
 	$(VENV)/bin/python -m benchmarks.plots
+
+bench-peers: .venv-mosec .venv-torchserve  ## Install the servers that the service is compared with; one needs Java 17.
+
+.venv-mosec: PEER := mosec==0.9.8
+.venv-torchserve: PEER := torchserve==0.12.0 torch-model-archiver==0.12.0
+.venv-mosec .venv-torchserve: | $(VENV)/bin/uv
+	$(VENV)/bin/uv venv --quiet --python $(VENV)/bin/python $@
+	$(VENV)/bin/uv pip install --quiet --python $@ --constraint constraints.txt $(PEER) torch torchvision pillow pyyaml \
+		|| (rm -r $@; false)
 
 train: $(VENV)/developed  ## Make the embedded model anew from Tiny ImageNet-200 in DATA.
 	$(VENV)/bin/python -m training.train --data $(DATA)
@@ -39,7 +48,7 @@ lock: $(VENV)/bin/uv  ## Pin the newest versions that pyproject.toml allows.
 		--no-emit-index-url --no-annotate --no-header --output-file constraints.txt pyproject.toml
 
 clean:  ## Remove what was made.
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-mosec .venv-torchserve .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
