@@ -1,4 +1,4 @@
-"""Draws ``docs/benchmarks/results.svg``, one panel per file of results: ``python -m benchmarks.plots``."""
+"""Draws ``docs/benchmarks/results.png``, one panel per file of results: ``python -m benchmarks.plots``."""
 
 import json
 import statistics
@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.rounds import RESULTS
 
-PICTURE = Path(__file__).parent.parent / "docs" / "benchmarks" / "results.svg"
+PICTURE = Path(__file__).parent.parent / "docs" / "benchmarks" / "results.png"
 
 Result = Mapping[str, Any]  # Any: as read from JSON
 
@@ -29,7 +28,7 @@ def draw_rates(axes: Axes, figures: Mapping[str, Mapping[str, list[float]]]) -> 
         positions = [group + width * index for group in range(len(rounds))]
         axes.bar(positions, medians, width, yerr=[below, above], label=name)
     axes.set_xticks([group + 0.4 - width / 2 for group in range(len(figures))], list(figures))
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def draw_engine(axes: Axes, result: Result) -> None:
@@ -60,15 +59,14 @@ DRAW = {"engine": draw_engine, "preprocess": draw_preprocess, "service": draw_se
 
 def draw_all(results: Mapping[str, Result], path: Path) -> None:
     """Writes a picture of the results, by name; the same results give the same file."""
-    figure = Figure(figsize=(7, 3.5 * len(results)), layout="constrained")
+    figure = Figure(figsize=(9, 3 * len(results)), layout="constrained")
     panels = figure.subplots(len(results), squeeze=False)[:, 0]
     for axes, (name, result) in zip(panels, results.items(), strict=True):
         hardware = result["hardware"]
         axes.set_title(f"{name}: {hardware['cores']} cores, {hardware['cpu']}")
         axes.grid(axis="y", alpha=0.3)
         DRAW[name.partition("_")[0]](axes, result)
-    with mpl.rc_context({"svg.hashsalt": "convnext", "svg.fonttype": "none"}):
-        figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, metadata={"Description": " ".join(results)})
 
 
 def read_results() -> dict[str, Result]:

@@ -146,7 +146,7 @@ def main() -> None:
         for name, server in rounds.items():
             for key in server[-1].keys() - {str(connections) for connections in options.connections}:
                 print(f"  {name}, {key}, last round: {json.dumps(server[-1][key])}")
-        suffix = "" if options.isa == "native" else f"_{options.isa}"
+        suffix = ("" if options.isa == "native" else f"_{options.isa}") + ("_overload" if options.overload else "")
         figures = {"settings": vars(options), "versions": versions(), "rounds": rounds}
         print(f"\nwritten to {keep(f'service_{network}{suffix}', figures)}")
 
