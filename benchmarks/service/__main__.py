@@ -55,7 +55,9 @@ def measure(name: str, weights: Path, images: list[bytes], options: argparse.Nam
                 report = uvloop.run(load).summary()
                 figures[str(connections)] = report
                 if set(report["outcomes"]) != {"200"} and not options.overload:
-                    raise RuntimeError(f"{name} with {connections} connections: {report['outcomes']}")
+                    raise RuntimeError(
+                        f"{name} with {connections} connections within {options.seconds} s: {report['outcomes']}"
+                    )
             capacity = max(figures[str(connections)]["ok_per_s"] for connections in options.connections)
             for factor in options.overload:
                 rate = factor * capacity
@@ -112,7 +114,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
     parser.add_argument("--connections", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
     parser.add_argument("--sequential", type=int, default=200, help="number of single requests, one after the other")
     parser.add_argument("--overload", type=float, nargs="*", default=[], help="multiples of the measured capacity")
     parser.add_argument("--sockets", type=int, default=512, help="most connections in overload")

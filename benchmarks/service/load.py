@@ -159,7 +159,7 @@ async def closed_loop(url: str, requests: list[bytes], connections: int, seconds
         connection.close()
 
     await asyncio.gather(*(work(7 * index) for index in range(connections)))
-    report.cpu_s, report.completed = time.process_time() - cpu_s, len(report.latencies_s["200"])
+    report.cpu_s, report.completed = time.process_time() - cpu_s, len(report.latencies_s.get("200", ()))
     return report
 
 

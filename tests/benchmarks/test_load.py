@@ -141,8 +141,8 @@ async def test_open_loop_connects_again_when_the_server_closed_the_connection() 
 async def test_closed_loop_reports_connection_errors() -> None:
     async with listening(close_at_once) as url:
         report = await closed_loop(url, make_requests(url, [b"image"], multipart=False), 1, 0.2, warmup_s=0.0)
-    assert [outcome for outcome, latencies in report.latencies_s.items() if latencies] == ["connection error"]
-    assert report.completed == 0
+    assert set(report.latencies_s) == {"connection error"}
+    assert report.summary()["ok_per_s"] == 0
 
 
 async def test_sequential_requests_return_status_headers_and_body() -> None:
