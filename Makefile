@@ -9,7 +9,7 @@ VENV := .venv
 UV := uv==0.13.9
 INSTALL := $(VENV)/bin/uv pip install --quiet --python $(VENV) --constraint constraints.txt --editable .
 
-.PHONY: serve help test test-avx2 check format bench train image lock clean
+.PHONY: serve help test test-avx2 check format bench bench-peers train image lock clean
 .DEFAULT_GOAL := serve
 
 serve: $(VENV)/served  ## Serve on HOST:PORT (default).
@@ -34,11 +34,20 @@ format: $(VENV)/developed  ## Format the code and fix lint errors that can be fi
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
-bench: $(VENV)/developed  ## Run the benchmarks and redraw the plots in docs/benchmarks.
+bench: $(VENV)/developed bench-peers  ## Run the benchmarks and redraw the plot in docs/benchmarks.
 	$(VENV)/bin/python -m benchmarks.engine
 	$(VENV)/bin/python -m benchmarks.preprocess
-	$(VENV)/bin/python -m benchmarks.service
+	$(VENV)/bin/python -m benchmarks.service --networks minimal convnext_tiny
 	$(VENV)/bin/python -m benchmarks.plots
+
+bench-peers: .venv-mosec .venv-torchserve  ## Install the servers that the service is compared with; one needs Java 17.
+
+.venv-mosec: PEER := mosec==0.9.8
+.venv-torchserve: PEER := torchserve==0.12.0 torch-model-archiver==0.12.0
+.venv-mosec .venv-torchserve: | $(VENV)/bin/uv
+	$(VENV)/bin/uv venv --quiet --python $(VENV)/bin/python $@
+	$(VENV)/bin/uv pip install --quiet --python $@ --constraint constraints.txt $(PEER) torch torchvision pillow pyyaml \
+		|| (rm -r $@; false)
 
 train: $(VENV)/developed  ## Train the embedded model on Tiny ImageNet-200 in the folder DATA with RECIPE (cpu or gpu).
 	$(VENV)/bin/python -m training.train --data $(DATA) --recipe $(RECIPE)
@@ -52,6 +61,8 @@ lock: $(VENV)/bin/uv  ## Update constraints.txt to the newest versions that pypr
 	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev --group training \
 		--no-emit-index-url --no-annotate --no-header --output-file constraints.txt pyproject.toml
 
+clean:  ## Remove what was made.
+	rm -rf $(VENV) .venv-mosec .venv-torchserve .mypy_cache .ruff_cache .pytest_cache
 clean:  ## Delete the virtual environment and caches.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
 

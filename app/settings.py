@@ -60,7 +60,7 @@ class Settings(BaseSettings):
         30.0, gt=0, le=3600, description="From a request's headers to its response, in seconds; later gets a 504."
     )
     max_upload_bytes: int = Field(20_000_000, ge=1, description="Largest request body.")
-    max_buffered_bytes: int = Field(1_000_000_000, ge=1, description="All request bodies in memory together.")
+    max_buffered_bytes: int = Field(500_000_000, ge=1, description="All request bodies in memory together.")
     max_connections: int = Field(1000, ge=1, le=100_000, description="Open connections; more get a 503.")
     max_image_pixels: int = Field(
         50_000_000, ge=1, le=178_956_970, description="Width times height of an image, from its header."

@@ -1,4 +1,4 @@
-"""Photos for the benchmarks: different real ones of a given size, cut out of scikit-image's own."""
+"""Different photos of a given size for the benchmarks: crops of scikit-image's sample images."""
 
 import io
 
@@ -10,25 +10,25 @@ _SOURCES = (data.chelsea, data.coffee, data.astronaut, data.rocket)
 
 
 def make_photos(count: int, width: int, height: int, size_bytes: int | None = None, seed: int = 0) -> list[bytes]:
-    """``count`` different JPEGs of ``width`` × ``height`` pixels, of about ``size_bytes`` each where that is given."""
+    """``count`` different JPEGs of ``width`` × ``height`` pixels, each of about ``size_bytes`` if that is given."""
     random = np.random.default_rng(seed)
-    sources = [Image.fromarray(load()).convert("RGB") for load in _SOURCES]
-    return [_encode(_cut(sources[index % len(sources)], width, height, random), size_bytes) for index in range(count)]
+    sources = [Image.fromarray(load()).convert("RGB") for load in _SOURCES]  # type: ignore[no-untyped-call]  # lazy
+    return [_encode(_crop(sources[index % len(sources)], width, height, random), size_bytes) for index in range(count)]
 
 
-def _cut(source: Image.Image, width: int, height: int, random: np.random.Generator) -> Image.Image:
+def _crop(source: Image.Image, width: int, height: int, random: np.random.Generator) -> Image.Image:
     share = random.uniform(0.6, 1.0)
     side = np.array([min(source.width, source.height * width / height), 0])
     side[1] = side[0] * height / width
     left, top = random.uniform(0, 1, 2) * (np.array(source.size) - share * side)
     box = (left, top, left + share * side[0], top + share * side[1])
-    grown = source.resize((width, height), Image.Resampling.LANCZOS, box)
-    grain = random.normal(0, 4, (height, width, 3))  # enlarging smooths; a camera's photo has noise
-    return Image.fromarray((np.asarray(grown) + grain).clip(0, 255).astype(np.uint8))
+    enlarged = source.resize((width, height), Image.Resampling.LANCZOS, box)
+    noise = random.normal(0, 4, (height, width, 3))  # enlarging smooths; a camera's photo has noise
+    return Image.fromarray((np.asarray(enlarged) + noise).clip(0, 255).astype(np.uint8))
 
 
 def _encode(image: Image.Image, size_bytes: int | None) -> bytes:
-    """A JPEG of quality 85, or of the quality whose file comes nearest below ``size_bytes``."""
+    """A JPEG of quality 85, or of the highest quality whose file has at most ``size_bytes``."""
     if size_bytes is None:
         return _jpeg(image, 85)
     low, high = 10, 98

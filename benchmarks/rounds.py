@@ -1,4 +1,4 @@
-"""Rounds: several contenders measured in turn, so that a machine whose speed drifts treats them alike."""
+"""Rounds: several contenders measured in turn, so that a drift of the machine's speed affects all alike."""
 
 import json
 import os
@@ -8,13 +8,21 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "torchvision", "openvino", "numpy", "pillow", "uvicorn", "fastapi")
+ISA_LIMITS = {  # environment variables of PyTorch's own kernels and of oneDNN, in PyTorch and OpenVINO
+    "native": {},
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+}
+
+Figure = TypeVar("Figure")
 
 
-def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Each contender's figures, one a round; the order turns around every round."""
-    figures: dict[str, list[float]] = {name: [] for name in contenders}
+def alternate(contenders: Mapping[str, Callable[[], Figure]], rounds: int) -> dict[str, list[Figure]]:
+    """Each contender's figures, one per round; the order is reversed every round."""
+    figures: dict[str, list[Figure]] = {name: [] for name in contenders}
     for turn in range(rounds):
         for name in list(contenders)[:: 1 if turn % 2 == 0 else -1]:
             figures[name].append(contenders[name]())
@@ -22,9 +30,10 @@ def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dic
 
 
 def median_seconds(work: Callable[[], object], seconds: float = 0.5) -> float:
-    """The median time of one call, in s, over about ``seconds``, after one call that is not counted."""
+    """The median time of one call in s, over about ``seconds``, after one call that is not counted."""
     work()
-    times, end = [], time.perf_counter() + seconds
+    times: list[float] = []
+    end = time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
         started = time.perf_counter()
         work()
@@ -32,29 +41,28 @@ def median_seconds(work: Callable[[], object], seconds: float = 0.5) -> float:
     return statistics.median(times)
 
 
-def ratios(figures: Mapping[str, list[float]], name: str, other: str) -> list[float]:
-    """``name`` over ``other``, round by round."""
-    return [mine / theirs for mine, theirs in zip(figures[name], figures[other], strict=True)]
+def ratios(figures: Mapping[str, list[float]], name: str, baseline: str) -> list[float]:
+    """``name`` over ``baseline``, round by round."""
+    return [value / base for value, base in zip(figures[name], figures[baseline], strict=True)]
 
 
 def spread(values: list[float], digits: int = 2) -> str:
-    """Median, and least to most."""
+    """Median, minimum and maximum."""
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
 def hardware() -> dict[str, object]:
-    """What the figures were measured on."""
+    """The CPU, its instruction sets and the limits set on them, and the versions of the libraries."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in fields.items()}
-    flags = fields.get("flags", "").split()
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     return {
         "cpu": fields.get("model name", platform.processor()),
         "cores": len(os.sched_getaffinity(0)),
-        "features": [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if flag in flags],
+        "features": [flag for flag in fields.get("flags", "").split() if flag.startswith(("avx", "amx"))],
+        "isa_limits": {name: os.environ[name] for name in ISA_LIMITS["avx2"] if name in os.environ},
         "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "openvino", "pillow", "uvicorn", "fastapi")},
+        **{package: version(package) for package in PACKAGES},
     }
 
 

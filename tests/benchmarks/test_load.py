@@ -1,102 +1,152 @@
-"""The load generator against a server of the standard library."""
+"""The load generator against servers of the standard library."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
-from benchmarks.load import closed_loop, make_requests, open_loop
+from benchmarks.service.load import closed_loop, make_requests, open_loop, send_in_sequence
 
 pytestmark = pytest.mark.anyio
 
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3\r\nContent-Length: 0\r\n\r\n"
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def serving(answer: Callable[[int], asyncio.Future[None] | None]) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """A server that answers its request number N once ``answer(N)`` is done; gives its URL and what it read."""
-    bodies: list[bytes] = []
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while head := await _head(reader):
-            length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
-            bodies.append(await reader.readexactly(length))
-            gate = answer(len(bodies))
-            if gate is not None:
-                await gate
-            writer.write(ANSWER)
-        writer.close()
-
+async def listening(talk: Talk) -> AsyncIterator[str]:
+    """The URL of a server that runs ``talk`` on every connection."""
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/predict", bodies
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/predict"
 
 
-async def _head(reader: asyncio.StreamReader) -> bytes:
+async def read_body(reader: asyncio.StreamReader) -> bytes | None:
+    """The body of the next request; None if the client closed the connection."""
     try:
-        return await reader.readuntil(b"\r\n\r\n")
+        headers = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
-        return b""
+        return None
+    lines = headers.lower().split(b"\r\n")
+    return await reader.readexactly(next(int(line[15:]) for line in lines if line.startswith(b"content-length:")))
+
+
+class Recorder:
+    """Responds to request number N with ``respond(N)``, and keeps the bodies."""
+
+    def __init__(self, respond: Callable[[int], Awaitable[bytes]]) -> None:
+        self.bodies: list[bytes] = []
+        self.connections = 0
+        self._respond = respond
+
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        while (body := await read_body(reader)) is not None:
+            self.bodies.append(body)
+            writer.write(await self._respond(len(self.bodies)))
+        writer.close()
+
+
+async def respond_ok(_number: int) -> bytes:
+    return OK
+
+
+async def close_at_once(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
 
 
 @pytest.mark.parametrize("multipart", [False, True])
-async def test_the_closed_loop_sends_every_photo(multipart):
-    async with serving(lambda _number: None) as (url, bodies):
-        requests = make_requests(url, [b"first photo", b"second photo"], multipart)
+async def test_closed_loop_sends_every_image(multipart: bool) -> None:
+    server = Recorder(respond_ok)
+    async with listening(server.talk) as url:
+        requests = make_requests(url, [b"first image", b"second image"], multipart)
         report = await closed_loop(url, requests, connections=2, seconds=0.2, warmup_s=0.0)
-    assert set(report.statuses) == {200}
-    assert len(report.latencies) == report.statuses[200] > 2
-    for photo in (b"first photo", b"second photo"):
-        assert any(photo in body if multipart else body == photo for body in bodies)
+    assert set(report.latencies_s) == {"200"}
+    assert report.sent >= report.completed == len(report.latencies_s["200"]) > 2
+    for image in (b"first image", b"second image"):
+        assert any(image in body if multipart else body == image for body in server.bodies)
 
 
-async def test_a_stall_counts_for_every_request_that_fell_due_in_it():
-    """One connection and a first answer that comes late: the requests due meanwhile waited too, though unsent."""
+async def test_latency_in_open_loop_includes_the_wait_for_a_stalled_server() -> None:
     stall_s = 0.5
-    loop = asyncio.get_running_loop()
 
-    def gate(number: int) -> asyncio.Future[None] | None:
-        if number > 1:
-            return None
-        late: asyncio.Future[None] = loop.create_future()
-        loop.call_later(stall_s, late.set_result, None)
-        return late
+    async def respond(number: int) -> bytes:
+        if number == 1:
+            late: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_later(stall_s, late.set_result, None)
+            await late
+        return OK
 
-    async with serving(gate) as (url, _bodies):
-        requests = make_requests(url, [b"photo"], multipart=False)
-        report = await open_loop(url, requests, connections=1, rate=100, seconds=0.4)
-    assert report.statuses == {200: 40}
-    # All 40 fell due within about 0.4 s of a stall of 0.5 s: sent-time latencies would be long for the first one alone.
-    assert sum(latency > 0.05 for latency in report.latencies) > 30
-    assert max(report.latencies) >= stall_s - 0.1
+    async with listening(Recorder(respond).talk) as url:
+        requests = make_requests(url, [b"image"], multipart=False)
+        report = await open_loop(url, requests, connections=1, rate_per_s=100, seconds=0.4, timeout_s=10)
+    assert {outcome: len(latencies) for outcome, latencies in report.latencies_s.items()} == {"200": 40}
+    # All 40 are due within about 0.4 s of a stall of 0.5 s: counted from sending, only the first one would be slow.
+    assert sum(latency_s > 0.05 for latency_s in report.latencies_s["200"]) > 30
+    assert max(report.latencies_s["200"]) >= stall_s - 0.1
 
 
-async def test_the_open_loop_takes_a_new_connection_where_the_server_ended_the_old_one():
+async def test_open_loop_reports_rejections_with_their_retry_after() -> None:
+    async def respond(number: int) -> bytes:
+        return OK if number % 2 else BUSY
+
+    async with listening(Recorder(respond).talk) as url:
+        requests = make_requests(url, [b"image"], multipart=False)
+        report = await open_loop(url, requests, connections=1, rate_per_s=100, seconds=0.2, timeout_s=10)
+    assert {outcome: len(latencies) for outcome, latencies in report.latencies_s.items()} == {"200": 10, "503": 10}
+    assert report.retry_after == {"3": 10}
+
+
+async def test_open_loop_counts_requests_without_response_as_timeouts() -> None:
+    async def respond(_number: int) -> bytes:
+        never: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        return await never
+
+    async with listening(Recorder(respond).talk) as url:
+        requests = make_requests(url, [b"image"], multipart=False)
+        report = await open_loop(url, requests, connections=2, rate_per_s=100, seconds=0.1, timeout_s=0.2)
+    assert {outcome: len(latencies) for outcome, latencies in report.latencies_s.items()} == {"timeout": 10}
+    assert report.completed == 0
+
+
+@pytest.mark.parametrize(("keep_alive", "connections"), [(True, 1), (False, 10)])
+async def test_open_loop_reuses_connections_unless_told_otherwise(keep_alive: bool, connections: int) -> None:
+    server = Recorder(respond_ok)
+    async with listening(server.talk) as url:
+        requests = make_requests(url, [b"image"], multipart=False)
+        await open_loop(url, requests, connections=1, rate_per_s=100, seconds=0.1, timeout_s=10, keep_alive=keep_alive)
+    assert server.connections == connections
+
+
+async def test_open_loop_connects_again_when_the_server_closed_the_connection() -> None:
     connections = []
 
-    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def respond_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.append(writer)
-        if await _head(reader):
-            writer.write(ANSWER)
+        if await read_body(reader) is not None:
+            writer.write(OK)
         writer.close()
 
-    server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
-    async with server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/predict"
-        report = await open_loop(url, make_requests(url, [b""], False), connections=1, rate=20, seconds=0.5)
-    assert sum(report.statuses.values()) == 10  # one sent just as its connection ends is lost, and told
-    assert report.statuses[200] > 5
+    async with listening(respond_once) as url:
+        requests = make_requests(url, [b""], multipart=False)
+        report = await open_loop(url, requests, connections=1, rate_per_s=20, seconds=0.5, timeout_s=10)
+    assert sum(map(len, report.latencies_s.values())) == 10  # one sent just as its connection closes is an error
+    assert len(report.latencies_s["200"]) > 5
     assert len(connections) > 5
 
 
-async def test_a_broken_connection_is_reported():
-    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.close()
+async def test_closed_loop_reports_connection_errors() -> None:
+    async with listening(close_at_once) as url:
+        report = await closed_loop(url, make_requests(url, [b"image"], multipart=False), 1, 0.2, warmup_s=0.0)
+    assert set(report.latencies_s) == {"connection error"}
+    assert report.summary()["ok_per_s"] == 0
 
-    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
-    async with server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/predict"
-        report = await closed_loop(url, make_requests(url, [b"photo"], False), 1, 0.2, warmup_s=0.0)
-    assert set(report.statuses) == {0}
-    assert report.latencies == []
+
+async def test_sequential_requests_return_status_headers_and_body() -> None:
+    async with listening(Recorder(respond_ok).talk) as url:
+        [(response, latency_s)] = await send_in_sequence(url, make_requests(url, [b"image"], multipart=True))
+    assert (response.status, response.body, response.header("content-length")) == (200, b"ok", "2")
+    assert latency_s > 0

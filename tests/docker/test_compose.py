@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 NAME = "convnext-serve"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SET_BY_THE_IMAGE = {"host", "port", "cache_dir"}
-BYTES_PER_PIXEL = 20  # while an image is decoded, the maximum over all formats: docs/operations.md, "Memory"
+BYTES_PER_PIXEL = 24  # while an image is decoded, the maximum over all formats: docs/operations.md, "Memory"
 BYTES_PER_QUEUED_IMAGE = 224 * 224 * 3
 
 Yaml = dict[str, Any]  # Any: the schema is that of the Compose specification

@@ -59,7 +59,7 @@ async def predict(
             async with _cancelled_on_disconnect(request):
                 result = await service.classify(image, query.top_k)
     except ClientDisconnect:
-        return Response(status_code=499)  # nobody receives it; the code is for the log
+        return Response(status_code=499)  # only the log sees it
     return _response(service.engine.model.name, result)
 
 

@@ -1,9 +1,10 @@
-"""API keys: which requests need one, in which forms, and before what."""
+"""API keys: which requests need one, in which forms, and before what; requests before the start."""
 
 from pathlib import Path
 
 import pytest
 
+from app.api.keys import NoKeys
 from tests.app.api.asgi import PNG, CheckProblem, Connect, Grey, MakeApp, Upload, call, context_of
 
 pytestmark = pytest.mark.anyio
@@ -69,6 +70,13 @@ async def test_accepts_the_keys_of_a_file_that_changes(
         assert [await status(key) for key in ("one", "two", "three")] == [401, 200, 200]
 
 
+async def test_an_empty_file_of_keys_is_an_error_before_anything_is_served(make_app: MakeApp, tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# none\n", encoding="utf-8")
+    with pytest.raises(NoKeys):
+        make_app(api_keys_file=path)
+
+
 async def test_without_keys_no_request_needs_one(connect: Connect, grey: Grey) -> None:
     async with connect() as client:
         assert (await client.post("/predict", content=grey(1), headers=PNG)).status_code == 200
@@ -98,3 +106,17 @@ async def test_metrics_the_page_and_the_documentation_need_no_key(connect: Conne
     async with connect(api_keys="one") as client:
         for path in ("/metrics", "/", "/docs", "/openapi.json"):
             assert (await client.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/predict", "/model", "/model/labels"])
+async def test_before_the_start_responses_say_when_to_retry(
+    make_app: MakeApp, connect: Connect, problem: CheckProblem, path: str
+) -> None:
+    app = make_app()
+    async with connect(app) as client:
+        context = context_of(app)
+        service, context.service = context.service, None
+        response = await client.request("POST" if path == "/predict" else "GET", path)
+        context.service = service
+    problem(response, 503, "unavailable")
+    assert int(response.headers["retry-after"]) >= 1

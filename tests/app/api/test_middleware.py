@@ -156,20 +156,6 @@ async def test_while_draining_every_response_closes_its_connection(
         await draining
 
 
-@pytest.mark.parametrize("path", ["/predict", "/model", "/model/labels"])
-async def test_before_the_start_responses_say_when_to_retry(
-    make_app: MakeApp, connect: Connect, problem: CheckProblem, path: str
-) -> None:
-    app = make_app()
-    async with connect(app) as client:
-        context = context_of(app)
-        service, context.service = context.service, None
-        response = await client.request("POST" if path == "/predict" else "GET", path)
-        context.service = service
-    problem(response, 503, "unavailable")
-    assert int(response.headers["retry-after"]) >= 1
-
-
 async def test_returns_a_valid_request_id(connect: Connect) -> None:
     async with connect() as client:
         for request_id in ("a-b_c:1/2", "x" * 128, "!~"):
@@ -300,13 +286,7 @@ async def test_a_request_that_the_server_cancels_gets_a_503(make_app: MakeApp, c
         sent.append(message)
 
     async with connect(app):
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/predict",
-            "query_string": b"",
-            "headers": [(b"content-type", b"image/png")],
-        }
+        scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": []}
         task = asyncio.ensure_future(app(scope, upload.receive, send))
         await upload.exhausted.wait()
         task.cancel()

@@ -89,7 +89,7 @@ FRAGMENTS = st.sampled_from(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(FRAGMENTS, max_size=10), st.data())
-@example([b"\r\n", b"words", b"--xyz\r\n", FILE, b"\r\n"], None)
+@example([b"\r\n", b"words", b"--xyz\r\n", FILE + b"\r\n", b"\r\n", b"--xyz--"], None)
 def test_malformed_bodies_have_one_outcome_however_they_are_split(
     fragments: list[bytes], data: st.DataObject | None
 ) -> None:
