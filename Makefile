@@ -61,10 +61,8 @@ lock: $(VENV)/bin/uv  ## Update constraints.txt to the newest versions that pypr
 	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev --group training \
 		--no-emit-index-url --no-annotate --no-header --output-file constraints.txt pyproject.toml
 
-clean:  ## Remove what was made.
-	rm -rf $(VENV) .venv-mosec .venv-torchserve .mypy_cache .ruff_cache .pytest_cache
 clean:  ## Delete the virtual environment and caches.
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-mosec .venv-torchserve .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'

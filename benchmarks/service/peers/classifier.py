@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torchvision.models.convnext import CNBlockConfig, ConvNeXt  # type: ignore[import-untyped]  # ships no types
-from torchvision.transforms import v2  # type: ignore[import-untyped]  # ships no types
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.transforms import v2
 
 Reply = dict[str, list[dict[str, float]]]
 
