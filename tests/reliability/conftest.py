@@ -11,7 +11,7 @@ from tests.reliability.process import ServerProcess
 from tests.reliability.report import Figures, render
 
 _FIGURES = pytest.StashKey[Figures]()
-_OUTCOMES = pytest.StashKey[dict[str, str]]()
+_OUTCOMES: dict[str, str] = {}  # by test; the hook that reports them knows no config
 _STARTED_AT = pytest.StashKey[float]()
 
 Start = Callable[..., ServerProcess]
@@ -26,7 +26,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Starts an empty report."""
     config.stash[_FIGURES] = Figures()
-    config.stash[_OUTCOMES] = {}
     config.stash[_STARTED_AT] = time.monotonic()
 
 
@@ -49,20 +48,17 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
         def run(*arguments: str, **settings: object) -> ServerProcess:
             log_path = tmp_path / f"server_{time.monotonic_ns()}.log"
-            process = ServerProcess(log_path, *arguments, **({"port": 0} | settings))
+            process = ServerProcess(log_path, *arguments, port=0, **settings)
             return stack.enter_context(process).wait_until_ready()
 
         yield run
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Keeps the outcome of each test for the report."""
-    report: pytest.TestReport = yield  # type: ignore[misc]  # pytest sends the report of the other hooks
     if report.when == "call" or not report.passed:
         reason = f": {report.longrepr[2]}" if isinstance(report.longrepr, tuple) else ""
-        item.config.stash[_OUTCOMES][item.name] = report.outcome + reason
-    return report  # type: ignore[return-value]  # as above
+        _OUTCOMES[report.nodeid.rpartition("::")[2]] = report.outcome + reason
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -71,5 +67,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     path: Path | None = config.getoption("--report")
     if path is not None:
         seconds = time.monotonic() - config.stash[_STARTED_AT]
-        sections, outcomes = config.stash[_FIGURES].sections, config.stash[_OUTCOMES]
-        path.write_text(render(sections, outcomes, long=bool(config.getoption("--long")), seconds=seconds))
+        sections = config.stash[_FIGURES].sections
+        path.write_text(render(sections, _OUTCOMES, long=bool(config.getoption("--long")), seconds=seconds))
