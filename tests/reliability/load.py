@@ -10,6 +10,7 @@ from typing import cast
 
 RESET = 0  # instead of a status: the connection ended without a response
 TIMEOUT_S = 60.0
+_MAX_IDLE_S = 4.0  # the service closes connections that are idle for 5 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ class _OpenLoop:
         self._port = port
         self._requests = requests
         self._max_connections = max_connections
-        self._idle: list[Connection] = []
+        self._idle: list[tuple[Connection, float]] = []  # and since when
         self._busy = 0
         self._sent = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -180,16 +181,17 @@ class _OpenLoop:
         async with asyncio.timeout(TIMEOUT_S):
             while self._busy or self._tasks:  # noqa: ASYNC110 - once, at the end
                 await asyncio.sleep(0.01)
-        for connection in self._idle:
+        for connection, _ in self._idle:
             connection.close()
         return self.report
 
     def _start(self, due: float) -> None:
         while self._idle:
-            connection = self._idle.pop()
-            if connection.open:
+            connection, since = self._idle.pop()
+            if connection.open and time.monotonic() - since < _MAX_IDLE_S:
                 self._send(connection, due)
                 return
+            connection.close()
         if self._busy + len(self._tasks) >= self._max_connections:
             self.report.unsent += 1
             return
@@ -212,7 +214,7 @@ class _OpenLoop:
             self._busy -= 1
             self.report.note(response, time.monotonic() - due)
             if connection.open:
-                self._idle.append(connection)
+                self._idle.append((connection, time.monotonic()))
 
         connection.send(self._requests[self._sent % len(self._requests)], on_response)
 
