@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 RESET = 0  # instead of a status: the connection ended without a response
+NOT_CONNECTED = -1  # instead of a status: no connection could be made
 TIMEOUT_S = 60.0
 _MAX_IDLE_S = 4.0  # the service closes connections that are idle for 5 s
 
@@ -118,7 +119,7 @@ class Report:
     latencies: dict[int, list[float]] = field(default_factory=dict)
     retry_after: Counter[str] = field(default_factory=Counter)
     unsent: int = 0  # due, but no connection was free
-    lag_s: list[float] = field(default_factory=list)  # from the time a request was due to when it was sent
+    resets: list[str] = field(default_factory=list)  # how each connection that ended without a response was used
 
     def note(self, response: Response, latency_s: float) -> None:
         """Counts one response."""
@@ -188,8 +189,8 @@ class _OpenLoop:
     def _start(self, due: float) -> None:
         while self._idle:
             connection, since = self._idle.pop()
-            if connection.open and time.monotonic() - since < _MAX_IDLE_S:
-                self._send(connection, due)
+            if connection.open and (idle_s := time.monotonic() - since) < _MAX_IDLE_S:
+                self._send(connection, due, idle_s)
                 return
             connection.close()
         if self._busy + len(self._tasks) >= self._max_connections:
@@ -201,17 +202,20 @@ class _OpenLoop:
 
     async def _send_on_new(self, due: float) -> None:
         try:
-            self._send(await connect(self._port), due)
+            self._send(await connect(self._port), due, None)
         except OSError:
-            self.report.note(Response(RESET), time.monotonic() - due)
+            self.report.note(Response(NOT_CONNECTED), time.monotonic() - due)
 
-    def _send(self, connection: Connection, due: float) -> None:
+    def _send(self, connection: Connection, due: float, idle_s: float | None) -> None:
         self._busy += 1
         self._sent += 1
-        self.report.lag_s.append(time.monotonic() - due)
+        sent_at = time.monotonic()
 
         def on_response(response: Response) -> None:
             self._busy -= 1
+            if response.status == RESET:
+                use = "new" if idle_s is None else f"idle for {idle_s:.3f} s"
+                self.report.resets.append(f"{use}, ended {time.monotonic() - sent_at:.3f} s after the request")
             self.report.note(response, time.monotonic() - due)
             if connection.open:
                 self._idle.append((connection, time.monotonic()))
