@@ -9,7 +9,7 @@ VENV := .venv
 UV := uv==0.13.9
 INSTALL := $(VENV)/bin/uv pip install --quiet --python $(VENV) --constraint constraints.txt --editable .
 
-.PHONY: serve help test test-avx2 check format bench bench-peers train image lock clean
+.PHONY: serve help test test-avx2 reliability check format bench bench-peers train image lock clean
 .DEFAULT_GOAL := serve
 
 serve: $(VENV)/served  ## Serve on HOST:PORT (default).
@@ -23,6 +23,9 @@ test: $(VENV)/developed  ## Run the tests.
 
 test-avx2: $(VENV)/developed  ## Run the numeric tests as on a CPU without AVX-512 and AMX.
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(VENV)/bin/pytest tests/model
+
+reliability: $(VENV)/developed  ## Test under overload, faults and hostile input; LONG=1 for hours. Writes docs/reliability.md.
+	$(VENV)/bin/pytest tests/reliability --timeout $(if $(LONG),0,300) $(if $(LONG),--long) --report docs/reliability.md
 
 check: $(VENV)/developed  ## Check linting, formatting, types and import rules.
 	$(VENV)/bin/ruff check
