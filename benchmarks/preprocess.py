@@ -101,11 +101,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rounds, seconds = options.rounds, options.seconds
-    results: dict[str, dict[str, list[float]]] = {}
+    rates: dict[str, dict[str, list[float]]] = {}
     for label, size in SIZES.items():
         photos = make_photos(4, *size)
         candidates = {name: partial(rate, read, photos, seconds) for name, read in READERS.items()}
-        results[label] = measure(label, candidates, rounds)
+        rates[label] = measure(label, candidates, rounds)
+    threads: dict[str, dict[str, list[float]]] = {}
     photos = make_photos(4, *SIZES["0.2 MP"])
     for busy in (False, True):
         for interval_s in SWITCH_INTERVALS_S:
@@ -113,8 +114,8 @@ def main() -> None:
                 f"0.2 MP, two threads{' beside a busy one' if busy else ''}, switch interval {1000 * interval_s:g} ms"
             )
             options_of = partial(threaded_rate, photos=photos, seconds=seconds, busy=busy, switch_interval_s=interval_s)
-            results[title] = measure(title, {name: partial(options_of, read) for name, read in READERS.items()}, rounds)
-    print(f"\nresults in {keep('preprocess', results)}")
+            threads[title] = measure(title, {name: partial(options_of, read) for name, read in READERS.items()}, rounds)
+    print(f"\nresults in {keep('preprocess', {'rates': rates, 'two threads': threads})}")
 
 
 if __name__ == "__main__":
