@@ -3,6 +3,7 @@
 import io
 import logging
 import warnings
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ _SCALES = (8, 4, 2)  # at which libjpeg decodes fewer pixels
 _ALLOCATION_BYTES_PER_PIXEL = 8
 
 
+@cache
 def load_decoders() -> None:
     """Imports Pillow's decoders, and silences what they would print about each broken file."""
     Image.init()

@@ -75,7 +75,8 @@ def resize_and_crop(pixels: Pixels, transform: Transform) -> Pixels:
     """
     height, width = pixels.shape[:2]
     side = transform.crop_size
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last
+    # Batched before it is permuted: the other way round, torch does not see that it is channels last and copies it.
+    image = torch.from_numpy(np.ascontiguousarray(pixels))[None].permute(0, 3, 1, 2)  # (1, 3, H, W), channels last
     if transform.detail_size is not None and min(width, height) > transform.detail_size:
         image = _resize(image, _scaled((width, height), transform.detail_size), transform)
     if transform.squash:
