@@ -205,8 +205,13 @@ class ConvNeXt(nn.Module):
         self.apply(_init_weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.stages(self.stem(x)))
+        logits: Tensor = self.head(self.forward_features(x))
         return logits
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature map, ``(N, widths[-1], H / 32, W / 32)`` with the published strides."""
+        features: Tensor = self.stages(self.stem(x))
+        return features
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -16,9 +16,21 @@ class Prediction:
     probability: float
 
 
-def top_predictions(logits: npt.NDArray[np.float32], labels: Sequence[str], top_k: int) -> list[Prediction]:
-    """The ``top_k`` most probable classes of one image, highest first; ``logits`` is ``(num_classes,)``."""
-    scores = np.exp(logits - logits.max())
-    scores /= scores.sum()
+def top_predictions(
+    logits: npt.NDArray[np.float32], labels: Sequence[str], top_k: int, min_probability: float = 0.0
+) -> list[Prediction]:
+    """The ``top_k`` most probable classes of one image, highest first, without those below ``min_probability``.
+
+    ``logits`` is ``(num_classes,)``.
+    """
+    scores = probabilities(logits)
     order = np.argsort(-scores, kind="stable")[:top_k]
-    return [Prediction(labels[i], i, p) for i, p in zip(order.tolist(), scores[order].tolist(), strict=True)]
+    pairs = zip(order.tolist(), scores[order].tolist(), strict=True)
+    return [Prediction(labels[i], i, p) for i, p in pairs if p >= min_probability]
+
+
+def probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Softmax of ``(num_classes,)`` logits."""
+    scores: npt.NDArray[np.float32] = np.exp(logits - logits.max())
+    scores /= scores.sum()
+    return scores

@@ -8,8 +8,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app.api.schemas import Problem
 from app.serving import errors
@@ -128,10 +129,14 @@ def install_handlers(app: FastAPI) -> None:
         detail = _wrong_method(request, error) if error.status_code == 405 else error.detail
         return build_response(error.status_code, UNMATCHED_TYPE, title, detail, error.headers)
 
+    async def on_disconnect(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=499)  # only the log sees it
+
     for kind in _PROBLEM_TYPES:
         app.add_exception_handler(kind, on_known_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
 
 
 def _wrong_method(request: Request, error: HTTPException) -> str:

@@ -47,7 +47,7 @@ class Permit:
     def resize(self, places: int) -> None:
         """Holds ``places`` places from now on, or raises ``Overloaded`` and leaves everything as it was."""
         if places > self.places:
-            self._admission.check(places - self.places)
+            self._admission.check(places - self.places, self.places)
         self._admission.in_service += places - self.places
         self.places = places
 
@@ -94,11 +94,16 @@ class Admission:
             return self._max_places
         return min(self._max_places, max(self._min_places, math.floor(rate * self._max_wait_s)))
 
-    def check(self, places: int = 1) -> None:
-        """Raises ``Unavailable`` or ``Overloaded`` if ``places`` more images would not be admitted."""
+    def check(self, places: int = 1, held: int = 0) -> None:
+        """Raises ``Unavailable`` or ``Overloaded`` if ``places`` more images would not be admitted.
+
+        A request that holds all the places that are taken, ``held``, may have up to ``max_places``: one with more
+        images than can be completed within ``max_wait_s`` would otherwise never be admitted.
+        """
         if self.closed is not None:
             raise Unavailable(self.closed)
-        if self.in_service + places > self.limit:
+        limit = self._max_places if self.in_service == held else self.limit
+        if self.in_service + places > limit:
             raise Overloaded(
                 f"{self.in_service} images are waiting, and {places} more would take longer than the limit of"
                 f" {self._max_wait_s:g} s.",

@@ -1,33 +1,39 @@
-"""ClassificationService: encoded image in, most probable classes out; the one use case."""
+"""ClassificationService: encoded image in; most probable classes, embedding or explanation out."""
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from app.serving.admission import Admission, Permit
 from app.serving.batcher import DynamicBatcher
 from app.serving.decode_pool import DecodePool
 from app.serving.errors import InvalidParameter, Unavailable
+from app.serving.results import Classification, ClassifyOptions, Embedding, Explanation, Timings
 from app.serving.telemetry import Telemetry
+from model.activation_map import ActivationMap
 from model.errors import DeviceLost
 from model.inference.engine import InferenceEngine
-from model.prediction import Prediction, top_predictions
+from model.prediction import Prediction, probabilities, top_predictions
 from model.preprocess import Pixels, load_decoders, preprocess
 
 logger = logging.getLogger(__name__)
 
+Array = npt.NDArray[np.float32]
+Result = TypeVar("Result")
 Status = Literal["ready", "draining", "failing", "failed"]
 
 _FAILING_AFTER = 3  # batches that failed in a row
 _FAILED_AFTER = 10
 _MIN_STALL_S = 30.0
+_DEFAULT_OPTIONS = ClassifyOptions()
 
 
 @dataclass(frozen=True)
@@ -45,19 +51,12 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Classification:
-    """The most probable classes of one image, highest first, and where its time went, in seconds."""
-
-    predictions: list[Prediction]
-    decode_s: float
-    queue_s: float
-    inference_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Job:
+    """One image, and what is computed of its logits ``(num_classes,)`` and its last feature map ``(K, H, W)``."""
+
     pixels: Pixels  # (H, W, 3) uint8
-    top_k: int
+    compute: Callable[[Array, Array], object]
+    needs_features: bool = True  # otherwise ``compute`` may get an empty array
 
 
 class ClassificationService:
@@ -78,7 +77,7 @@ class ClassificationService:
             min_places=limits.decode_threads + 2 * engine.concurrency,
             expected_rate=engine.expected_rate,
         )
-        self._batcher = DynamicBatcher[_Job, list[Prediction] | None](
+        self._batcher = DynamicBatcher[_Job, Any](  # Any: what the job computes; None if that failed
             self._run,
             max_batch_size=engine.max_batch_size,
             workers=engine.concurrency,
@@ -132,37 +131,77 @@ class ClassificationService:
         """Whether nothing is admitted any more."""
         return self._admission.closed is not None
 
-    def check_admission(self) -> None:
-        """Raises ``Unavailable`` or ``Overloaded`` if a request would be rejected now."""
+    def check_admission(self, places: int = 1) -> None:
+        """Raises ``Unavailable`` or ``Overloaded`` if a request with ``places`` images would be rejected now."""
         if not self.draining and (failure := self.failure) is not None:
             raise Unavailable(f"No prediction can be made: {failure}.")
-        self._admission.check()
+        self._admission.check(places)
 
     @contextmanager
-    def admit(self) -> Iterator[Permit]:
-        """Spans one request from its headers to its response. Raises ``Unavailable`` or ``Overloaded``."""
-        self.check_admission()
-        with self._admission.admit() as permit:
+    def admit(self, places: int = 1) -> Iterator[Permit]:
+        """Spans one request with ``places`` images from its headers to its response.
+
+        Raises ``Unavailable`` or ``Overloaded``.
+        """
+        self.check_admission(places)
+        with self._admission.admit(places) as permit:
             yield permit
 
-    async def classify(self, data: bytes, top_k: int | None = None) -> Classification:
-        """The ``top_k`` most probable classes of one encoded image.
+    async def classify(self, data: bytes, options: ClassifyOptions = _DEFAULT_OPTIONS) -> Classification:
+        """The most probable classes of one encoded image.
 
         Raises ``InvalidParameter``, ``Unavailable`` and the image errors of ``model.errors``.
         """
-        top_k = self._check_top_k(top_k)
+        top_k = self._check_top_k(options.top_k)
+        labels = self.engine.model.labels
+        pixels, decode_s = await self._decode(data)
+
+        def label(logits: Array, _features: Array) -> list[Prediction]:
+            return top_predictions(logits, labels, top_k, options.min_probability)
+
+        predictions, timings = await self._compute(_Job(pixels, label, needs_features=False), decode_s)
+        return Classification(predictions, timings)
+
+    async def embed(self, data: bytes) -> Embedding:
+        """The feature vector of one encoded image. Raises ``Unavailable`` and the image errors of ``model.errors``."""
+        pixels, decode_s = await self._decode(data)
+        job = _Job(pixels, lambda _logits, features: self.engine.head.embed(features))
+        vector, timings = await self._compute(job, decode_s)
+        return Embedding(vector, timings)
+
+    async def explain(self, data: bytes, class_id: int | None = None) -> Explanation:
+        """Where one encoded image shows the class ``class_id``, or the most probable class.
+
+        Raises ``InvalidParameter``, ``Unavailable`` and the image errors of ``model.errors``.
+        """
+        if class_id is not None and not 0 <= class_id < len(self.engine.model.labels):
+            raise InvalidParameter(f"class_id: {class_id} is not between 0 and {len(self.engine.model.labels) - 1}.")
+        pixels, decode_s = await self._decode(data)
+
+        def explain(logits: Array, features: Array) -> tuple[Prediction, float, ActivationMap]:
+            index = int(logits.argmax()) if class_id is None else class_id
+            prediction = Prediction(self.engine.model.labels[index], index, float(probabilities(logits)[index]))
+            return prediction, float(logits[index]), self.engine.head.activation_map(features, index)
+
+        (prediction, logit, activation), timings = await self._compute(_Job(pixels, explain), decode_s)
+        return Explanation(prediction, logit, activation, pixels, timings)
+
+    async def _decode(self, data: bytes) -> tuple[Pixels, float]:
+        """The pixels, and how long they took in seconds."""
         started_at = monotonic()
         try:
             pixels = await self._decoders.run(data)
         except MemoryError as error:
             raise Unavailable("There is not enough memory to decode the image.") from error
-        decode_s = monotonic() - started_at
-        result = await self._batcher.submit(_Job(pixels, top_k))
+        return pixels, monotonic() - started_at
+
+    async def _compute(self, job: _Job, decode_s: float) -> tuple[Any, Timings]:  # Any: what the job computes
+        result = await self._batcher.submit(job)
         self._admission.note_completed()
         if result.value is None:
             raise Unavailable("The network returned a result that is not finite for this image.")
         self._telemetry.on_image(decode_s, result.queue_s)
-        return Classification(result.value, decode_s, result.queue_s, result.run_s)
+        return result.value, Timings(decode_s, result.queue_s, result.run_s)
 
     async def drain(self, grace_s: float) -> None:
         """Admits nothing more and waits for what was admitted; closes after ``grace_s`` seconds."""
@@ -191,13 +230,19 @@ class ClassificationService:
             raise InvalidParameter(f"top_k: {top_k} is not between 1 and {len(self.engine.model.labels)}.")
         return top_k
 
-    def _run(self, jobs: Sequence[_Job]) -> list[list[Prediction] | None]:
-        """The predictions of each job; None where the logits are not finite, which fails that image alone."""
-        logits = self.engine.predict([job.pixels for job in jobs])  # (N, num_classes) float32
-        labels = self.engine.model.labels
+    def _run(self, jobs: Sequence[_Job]) -> list[object]:
+        """What each job computes; None where the logits are not finite, which fails that image alone.
+
+        Jobs of all kinds share one forward pass.
+        """
+        pixels = [job.pixels for job in jobs]
+        if any(job.needs_features for job in jobs):
+            logits, features = self.engine.predict_with_features(pixels)  # (N, num_classes), (N, K, H, W) float32
+        else:
+            logits, features = self.engine.predict(pixels), np.empty((len(jobs), 0), np.float32)
         return [
-            top_predictions(row, labels, job.top_k) if np.isfinite(row).all() else None
-            for row, job in zip(logits, jobs, strict=True)
+            job.compute(row, own) if np.isfinite(row).all() else None
+            for job, row, own in zip(jobs, logits, features, strict=True)
         ]
 
     async def _probe_while_failing(self) -> None:
@@ -207,7 +252,7 @@ class ClassificationService:
             await asyncio.sleep(self._probe_interval_s)
             if self._batcher.consecutive_failures >= _FAILING_AFTER and self._batcher.failure is None:
                 try:
-                    await self._batcher.submit(_Job(blank, 1))
+                    await self._batcher.submit(_Job(blank, lambda _logits, _features: True, needs_features=False))
                 except Unavailable:
                     continue
 

@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from model.activation_map import HeadWeights
 from model.checkpoints.load import LoadedModel
 from model.errors import DeviceLost, EngineError
 from model.inference.cpu import available_cores
 from model.inference.fold import fold
 from model.inference.openvino_runtime import OpenVinoRuntime
-from model.inference.runtime import Runtime
+from model.inference.runtime import Outputs, Runtime
 from model.inference.torch_runtime import TorchRuntime
 from model.preprocess import Pixels
 
@@ -60,6 +61,7 @@ class InferenceEngine:
         self.input_size = model.transform.crop_size
         self.num_classes = model.network.config.num_classes
         self.max_batch_size = max_batch_size or _DEFAULT_MAX_BATCH_SIZE[self.device.type]
+        self.head = HeadWeights.of(model.network.head)
         self.parameters = sum(weight.numel() for weight in model.network.parameters())
         self.threads = threads or available_cores()
         self.batch_seconds: dict[int, float] = {}  # of one batch while all workers are busy, by batch size
@@ -112,29 +114,41 @@ class InferenceEngine:
         Raises ``DeviceLost`` if the device can no longer be used. A batch that does not fit into memory is run once
         more in two halves.
         """
+        return self._predict(images, features=False).logits
+
+    def predict_with_features(
+        self, images: Sequence[Pixels]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Logits and last feature maps ``(N, K, H, W)`` of one forward pass; otherwise like ``predict``."""
+        logits, features = self._predict(images, features=True)
+        assert features is not None  # noqa: S101 - it was asked for
+        return logits, features
+
+    def _predict(self, images: Sequence[Pixels], *, features: bool) -> Outputs:
         try:
-            return self._run_plan(images)
+            return self._run_plan(images, features)
         except (torch.OutOfMemoryError, MemoryError):
             if len(images) == 1:
                 raise
             logger.warning("a batch of %d does not fit into memory; it is run in two halves", len(images))
             half = len(images) // 2
-            return np.concatenate([self._run_plan(images[:half]), self._run_plan(images[half:])])
+            return _join([self._run_plan(images[:half], features), self._run_plan(images[half:], features)])
         except torch.AcceleratorError as error:
             raise DeviceLost(f"{self.device} is lost: {error}") from error
 
-    def _run_plan(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+    def _run_plan(self, images: Sequence[Pixels], features: bool) -> Outputs:
         parts, done = [], 0
         for size in self._plans[len(images)]:
-            parts.append(self._run(images[done : done + size], size))
+            parts.append(self._run(images[done : done + size], size, features))
             done += size
-        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+        return _join(parts)
 
-    def _run(self, images: Sequence[Pixels], size: int) -> npt.NDArray[np.float32]:
+    def _run(self, images: Sequence[Pixels], size: int, features: bool) -> Outputs:
         batch = np.zeros((size, *images[0].shape), np.uint8)  # (size, H, W, 3)
         np.stack(images, out=batch[: len(images)])
         with self._measured(size) as idle:
-            return self._runtime.run(batch, idle=idle)[: len(images)]
+            logits, maps = self._runtime.run(batch, idle=idle, features=features)
+        return Outputs(logits[: len(images)], None if maps is None else maps[: len(images)])
 
     @contextmanager
     def _measured(self, size: int) -> Iterator[bool]:
@@ -162,7 +176,7 @@ class InferenceEngine:
     def _fits(self, images: npt.NDArray[np.uint8]) -> bool:
         """Runs a batch for the first time; returns whether it fits into memory. Raises ``EngineError``."""
         try:
-            logits = self._runtime.run(images, idle=True)
+            logits = self._runtime.run(images, idle=True).logits
         except (torch.OutOfMemoryError, MemoryError) as error:
             if len(images) == 1:
                 raise EngineError(f"not even one image fits into the memory of {self.device}") from error
@@ -207,6 +221,13 @@ class InferenceEngine:
             return list(range(1, self.max_batch_size + 1))
         powers = [step**exponent for exponent in range(self.max_batch_size.bit_length())]
         return [*(size for size in powers if size < self.max_batch_size), self.max_batch_size]
+
+
+def _join(parts: Sequence[Outputs]) -> Outputs:
+    if len(parts) == 1:
+        return parts[0]
+    maps = [part.features for part in parts if part.features is not None]
+    return Outputs(np.concatenate([part.logits for part in parts]), np.concatenate(maps) if maps else None)
 
 
 def plan_batches(seconds: Mapping[int, float]) -> dict[int, tuple[int, ...]]:

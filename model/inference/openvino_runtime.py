@@ -23,6 +23,7 @@ from openvino import Output, Type, opset13
 from model.convnext import Block, ChannelNorm, ConvNeXt, GlobalResponseNorm, Stage
 from model.errors import EngineError
 from model.inference.fold import Normalize
+from model.inference.runtime import Outputs
 
 _TUNING_S = 0.3
 _MAX_TUNING_RUNS = 20
@@ -62,14 +63,14 @@ class OpenVinoRuntime:
             if self.concurrency > 1:
                 self._compiled.pop((len(images), 1), None)
 
-    def run(self, images: npt.NDArray[np.uint8], *, idle: bool) -> npt.NDArray[np.float32]:
-        """``(N, H, W, 3)`` uint8 pixels to ``(N, num_classes)`` logits."""
-        return self._infer(images, 1 if idle and len(images) == 1 else self.concurrency)
+    def run(self, images: npt.NDArray[np.uint8], *, idle: bool, features: bool = False) -> Outputs:
+        """Computes ``(N, H, W, 3)`` uint8 pixels."""
+        return self._infer(images, 1 if idle and len(images) == 1 else self.concurrency, features=features)
 
-    def _infer(self, images: npt.NDArray[np.uint8], streams: int) -> npt.NDArray[np.float32]:
+    def _infer(self, images: npt.NDArray[np.uint8], streams: int, *, features: bool = False) -> Outputs:
         results = self._request(len(images), streams).infer([images], share_inputs=True, share_outputs=True)
-        logits: npt.NDArray[np.float32] = results[0].reshape(len(images), -1).copy()  # the request reuses its memory
-        return logits
+        logits = results[0].reshape(len(images), -1).copy()  # the request reuses its memory
+        return Outputs(logits, results[1].copy() if features else None)
 
     def _request(self, batch_size: int, streams: int) -> ov.InferRequest:
         """The calling thread's own request of a compiled graph."""
@@ -120,15 +121,20 @@ def _stream_counts(threads: int) -> list[int]:
 
 
 def build_graph(network: ConvNeXt, input_size: int) -> ov.Model:
-    """The graph of a folded network: ``(N, size, size, 3)`` uint8, any N, to logits ``(N, classes, 1, 1)``."""
+    """The graph of a folded network, from ``(N, size, size, 3)`` uint8, any N.
+
+    It has two outputs: the logits ``(N, classes, 1, 1)`` and the last feature map ``(N, K, H, W)``, which exists
+    anyway: computing the logits alone is no faster.
+    """
     pixels = opset13.parameter([-1, input_size, input_size, 3], Type.u8, name="pixels")
     x = opset13.transpose(opset13.convert(pixels, Type.f32), [0, 3, 1, 2]).output(0)
     x = _chain(x, network.stem)
     for stage in network.stages:
         x = _stage(x, cast(Stage, stage))
-    head = network.head
+    features, head = x, network.head
     x = _pool(_norm(x, head.norm)) if head.norm_before_pool else _norm(_pool(x), head.norm)
-    return ov.Model([_linear(x, head.fc)], [pixels], "convnext")
+    logits = _linear(x, head.fc)
+    return ov.Model([logits, features], [pixels], "convnext")
 
 
 def _stage(x: Output, stage: Stage) -> Output:

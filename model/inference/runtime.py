@@ -1,9 +1,16 @@
 """Runtime: what an engine needs of a library that runs the network."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+
+class Outputs(NamedTuple):
+    """What the network computes of a batch."""
+
+    logits: npt.NDArray[np.float32]  # (N, num_classes)
+    features: npt.NDArray[np.float32] | None  # (N, K, H, W), the last feature map, if asked for
 
 
 class Runtime(Protocol):
@@ -28,6 +35,6 @@ class Runtime(Protocol):
         """Chooses how to run batches as large as ``images`` by measurement."""
         ...
 
-    def run(self, images: npt.NDArray[np.uint8], *, idle: bool) -> npt.NDArray[np.float32]:
-        """``(N, H, W, 3)`` uint8 pixels to ``(N, num_classes)`` logits; ``idle`` if nothing else is running."""
+    def run(self, images: npt.NDArray[np.uint8], *, idle: bool, features: bool = False) -> Outputs:
+        """Computes ``(N, H, W, 3)`` uint8 pixels; ``idle`` if nothing else is running."""
         ...

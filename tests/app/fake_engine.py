@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model import Transform
+from model.activation_map import HeadWeights
 from model.inference.engine import InferenceEngine
 from model.preprocess import Pixels
 
@@ -32,6 +33,13 @@ class FakeEngine:
         self.input_size, self.num_classes, self.parameters = 8, 256, 1
         self.max_batch_size, self.concurrency = max_batch_size, 1
         self.expected_rate = 0.0
+        self.head = HeadWeights(
+            np.ones(4, np.float32),
+            np.zeros(4, np.float32),
+            1e-6,
+            np.eye(256, 4, dtype=np.float32),
+            np.zeros(256, np.float32),
+        )
         self.batches: list[list[int]] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -48,6 +56,14 @@ class FakeEngine:
             raise self.failures.pop(0)
         distance = (np.arange(256) - np.array(levels)[:, None]) % 256  # (N, 256)
         return np.asarray(-np.log(2) * distance, np.float32)
+
+    def predict_with_features(
+        self, images: Sequence[Pixels]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Returns the logits, and feature maps ``(N, 4, 2, 2)`` whose values are the image's level plus 0 to 15."""
+        logits = self.predict(images)
+        levels = np.array([image[0, 0, 0] for image in images], np.float32).reshape(-1, 1, 1, 1)
+        return logits, levels + np.arange(16, dtype=np.float32).reshape(1, 4, 2, 2)
 
     async def entered(self) -> None:
         """Waits until one more batch has started."""

@@ -93,8 +93,9 @@ def test_a_prediction_takes_a_file_or_the_image_itself(described: Schema) -> Non
     assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["properties"]["file"]["format"] == "binary"
-    [parameter] = operation["parameters"]
-    assert (parameter["name"], parameter["in"], parameter["required"]) == ("top_k", "query", False)
+    assert {parameter["name"] for parameter in operation["parameters"]} == {"top_k", "min_probability"}
+    for parameter in operation["parameters"]:
+        assert (parameter["in"], parameter["required"]) == ("query", False)
 
 
 @pytest.mark.parametrize("path", ["/predict", "/model", "/model/labels"])
@@ -160,7 +161,8 @@ def test_a_value_of_another_form_does_not_conform(described: Schema) -> None:
 
 
 def test_top_k_is_described_as_limited_by_the_number_of_labels(described: Schema) -> None:
-    [parameter] = described["paths"]["/predict"]["post"]["parameters"]
+    parameters = described["paths"]["/predict"]["post"]["parameters"]
+    [parameter] = [parameter for parameter in parameters if parameter["name"] == "top_k"]
     [integer] = [option for option in parameter["schema"]["anyOf"] if option["type"] == "integer"]
     assert integer["minimum"] == 1
     assert "number of labels" in parameter["schema"].get("description", parameter.get("description"))

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pytest
 
 from app.serving.errors import InvalidParameter, Overloaded, Unavailable
-from app.serving.service import Classification, ClassificationService, Limits
+from app.serving.results import Classification, ClassifyOptions
+from app.serving.service import ClassificationService, Limits
 from app.serving.telemetry import Telemetry
 from model.errors import DeviceLost, EngineError, ImageTooLarge, InvalidImage, UnsupportedFormat
 from model.preprocess import Pixels
@@ -49,7 +50,7 @@ async def classify(service: ClassificationService, data: bytes, top_k: int | Non
     """Classifies one image as the route does."""
     async with asyncio.timeout(WAIT_S):
         with service.admit():
-            return await service.classify(data, top_k)
+            return await service.classify(data, ClassifyOptions(top_k))
 
 
 async def test_an_image_is_classified_with_labels(engine: FakeEngine, grey: Grey) -> None:
@@ -57,8 +58,8 @@ async def test_an_image_is_classified_with_labels(engine: FakeEngine, grey: Grey
         result = await classify(service, grey(7), 2)
     assert [(item.label, item.class_id) for item in result.predictions] == [("grey 7", 7), ("grey 8", 8)]
     assert [item.probability for item in result.predictions] == pytest.approx([0.5, 0.25])
-    assert min(result.decode_s, result.inference_s) > 0
-    assert result.queue_s >= 0
+    assert min(result.timings.decode_s, result.timings.inference_s) > 0
+    assert result.timings.queue_s >= 0
 
 
 async def test_the_default_top_k_is_at_most_the_number_of_labels(engine: FakeEngine, grey: Grey) -> None:

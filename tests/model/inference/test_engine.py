@@ -17,6 +17,7 @@ from torchvision.models.convnext import ConvNeXt as TorchvisionConvNeXt
 from model import LoadedModel, load_model
 from model.errors import DeviceLost, EngineError
 from model.inference.engine import InferenceEngine, Precision, RuntimeName, plan_batches
+from model.inference.runtime import Outputs
 from model.preprocess import Pixels
 from tests.model.conftest import randomize
 
@@ -46,7 +47,7 @@ class FakeRuntime:
     def tune(self, images: npt.NDArray[np.uint8]) -> None:
         pass
 
-    def run(self, images: npt.NDArray[np.uint8], *, idle: bool) -> npt.NDArray[np.float32]:
+    def run(self, images: npt.NDArray[np.uint8], *, idle: bool, features: bool = False) -> Outputs:
         assert images.dtype == np.uint8
         assert images.ndim == 4
         self.sizes.append(len(images))
@@ -59,7 +60,8 @@ class FakeRuntime:
             self.meeting.wait(WAIT_S)
         first = images[:, 0, 0, 0].astype(np.float32)
         zeros = np.zeros_like(first)
-        return np.stack([first, 255 - first, zeros, zeros, zeros], axis=1) / np.float32(50)
+        logits = np.stack([first, 255 - first, zeros, zeros, zeros], axis=1) / np.float32(50)
+        return Outputs(logits, first.reshape(-1, 1, 1, 1) if features else None)
 
 
 @pytest.fixture
@@ -162,6 +164,17 @@ def test_images_are_padded_or_split_whichever_was_measured_to_be_faster(
 ) -> None:
     found = plan_batches(seconds)
     assert {count: found[count] for count in plans} == plans
+
+
+@pytest.mark.parametrize("room", [4, 1000])
+def test_features_belong_to_their_images_in_padded_split_and_halved_batches(
+    engine_on: EngineOn, random_images: Images, room: int
+) -> None:
+    engine = engine_on(FakeRuntime(4, room), max_batch_size=8)
+    images = random_images(7)
+    logits, features = engine.predict_with_features(images)
+    assert logits.argmax(1).tolist() == expected_classes(images)
+    assert features.flatten().tolist() == [image[0, 0, 0] for image in images]
 
 
 def test_every_size_is_used_if_none_is_compiled(engine_on: EngineOn) -> None:

@@ -40,28 +40,28 @@ def test_logits_equal_those_of_pytorch(images: Pixels, kind: dict[str, Any]) -> 
     with torch.inference_mode():
         expected = network(torch.from_numpy(images).permute(0, 3, 1, 2).float()).numpy()
     assert expected.std() > 0.01
-    np.testing.assert_allclose(runtime_of(network).run(images, idle=False), expected, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(runtime_of(network).run(images, idle=False).logits, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_runs_any_number_of_images(images: Pixels, count: int) -> None:
     runtime = runtime_of(folded())
     batch = np.resize(images, (count, SIZE, SIZE, 3))
-    logits = runtime.run(batch, idle=False)
+    logits = runtime.run(batch, idle=False).logits
     assert logits.shape == (count, 5)
     assert logits.dtype == np.float32
-    np.testing.assert_allclose(logits[:1], runtime.run(batch[:1], idle=True), atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(logits[:1], runtime.run(batch[:1], idle=True).logits, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_logits_are_the_same_after_tuning(images: Pixels, threads: int) -> None:
     runtime = OpenVinoRuntime(folded(), torch.float32, SIZE, threads=threads)
-    expected = runtime.run(images, idle=False)
+    expected = runtime.run(images, idle=False).logits
     runtime.tune(images)
     assert 1 <= runtime.concurrency <= threads
     for idle in (True, False):
-        np.testing.assert_allclose(runtime.run(images, idle=idle), expected, atol=1e-4)
-        np.testing.assert_allclose(runtime.run(images[:1], idle=idle), expected[:1], atol=1e-4)
+        np.testing.assert_allclose(runtime.run(images, idle=idle).logits, expected, atol=1e-4)
+        np.testing.assert_allclose(runtime.run(images[:1], idle=idle).logits, expected[:1], atol=1e-4)
 
 
 def test_the_graph_never_transposes_activations() -> None:

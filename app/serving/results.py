@@ -1,0 +1,54 @@
+"""What can be asked about one image, and the results, with where their time went."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from model.activation_map import ActivationMap
+from model.prediction import Prediction
+from model.preprocess import Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyOptions:
+    """How many classes are returned: at most ``top_k`` (None: the setting), none below ``min_probability``."""
+
+    top_k: int | None = None
+    min_probability: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of one image went, in seconds."""
+
+    decode_s: float
+    queue_s: float
+    inference_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The most probable classes of one image, highest first."""
+
+    predictions: list[Prediction]
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """The feature vector of one image, ``(K,)``, with an L2 norm of 1."""
+
+    vector: npt.NDArray[np.float32]
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where in an image the network found a class: ``map.values.mean() + map.bias`` is the logit."""
+
+    prediction: Prediction
+    logit: float
+    map: ActivationMap
+    pixels: Pixels = field(repr=False)  # (H, W, 3) uint8, what the network saw
+    timings: Timings
