@@ -7,13 +7,14 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.dependencies import ContextDep, ServiceDep
+from app.api.direct_route import DirectRoute
 from app.api.intake import receive, timing_headers
 from app.api.problems import PREDICTION_ERRORS, openapi_responses
 from app.api.schemas import PredictResponse
 from app.api.uploads import BodyReader
 from app.serving.results import Classification, ClassifyOptions
 
-router = APIRouter(tags=["predict"])
+router = APIRouter(tags=["predict"], route_class=DirectRoute)
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {
