@@ -12,7 +12,7 @@ from app.api.dependencies import AppContext
 from app.api.keys import ApiKeys
 from app.api.middleware import RequestMiddleware
 from app.api.problems import install_handlers
-from app.api.routes import build_router
+from app.api.routes import include_routers
 from app.api.uploads import UploadLimits
 from app.serving.service import ClassificationService, Limits
 from app.serving.telemetry import Telemetry
@@ -55,7 +55,7 @@ def create_app(settings: Settings | None = None, engine: InferenceEngine | None 
     app.state.context = context
     app.add_middleware(RequestMiddleware, context=context)
     install_handlers(app)
-    app.include_router(build_router(require_keys=context.keys.required))
+    include_routers(app, require_keys=context.keys.required)
     return app
 
 

@@ -236,10 +236,12 @@ class ClassificationService:
         Jobs of all kinds share one forward pass.
         """
         pixels = [job.pixels for job in jobs]
+        idle = self.images_in_service == 1
         if any(job.needs_features for job in jobs):
-            logits, features = self.engine.predict_with_features(pixels)  # (N, num_classes), (N, K, H, W) float32
+            # (N, num_classes), (N, K, H, W) float32
+            logits, features = self.engine.predict_with_features(pixels, idle=idle)
         else:
-            logits, features = self.engine.predict(pixels), np.empty((len(jobs), 0), np.float32)
+            logits, features = self.engine.predict(pixels, idle=idle), np.empty((len(jobs), 0), np.float32)
         return [
             job.compute(row, own) if np.isfinite(row).all() else None
             for job, row, own in zip(jobs, logits, features, strict=True)

@@ -108,25 +108,26 @@ class InferenceEngine:
         self.batch_seconds = {size: self._measure(images[:size]) for size in fitting}
         self._plan()
 
-    def predict(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+    def predict(self, images: Sequence[Pixels], *, idle: bool = False) -> npt.NDArray[np.float32]:
         """Logits ``(N, num_classes)`` of N images ``(input_size, input_size, 3)`` uint8, at most ``max_batch_size``.
 
+        ``idle`` says that nothing else needs the cores, so that a single image may be run on all of them.
         Raises ``DeviceLost`` if the device can no longer be used. A batch that does not fit into memory is run once
         more in two halves.
         """
-        return self._predict(images, features=False).logits
+        return self._predict(images, features=False, idle=idle).logits
 
     def predict_with_features(
-        self, images: Sequence[Pixels]
+        self, images: Sequence[Pixels], *, idle: bool = False
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Logits and last feature maps ``(N, K, H, W)`` of one forward pass; otherwise like ``predict``."""
-        logits, features = self._predict(images, features=True)
+        logits, features = self._predict(images, features=True, idle=idle)
         assert features is not None  # noqa: S101 - it was asked for
         return logits, features
 
-    def _predict(self, images: Sequence[Pixels], *, features: bool) -> Outputs:
+    def _predict(self, images: Sequence[Pixels], *, features: bool, idle: bool) -> Outputs:
         try:
-            return self._run_plan(images, features)
+            return self._run_plan(images, features, idle=idle)
         except (torch.OutOfMemoryError, MemoryError):
             if len(images) == 1:
                 raise
@@ -136,29 +137,29 @@ class InferenceEngine:
         except torch.AcceleratorError as error:
             raise DeviceLost(f"{self.device} is lost: {error}") from error
 
-    def _run_plan(self, images: Sequence[Pixels], features: bool) -> Outputs:
+    def _run_plan(self, images: Sequence[Pixels], features: bool, *, idle: bool = False) -> Outputs:
         parts, done = [], 0
         for size in self._plans[len(images)]:
-            parts.append(self._run(images[done : done + size], size, features))
+            parts.append(self._run(images[done : done + size], size, features, idle))
             done += size
         return _join(parts)
 
-    def _run(self, images: Sequence[Pixels], size: int, features: bool) -> Outputs:
+    def _run(self, images: Sequence[Pixels], size: int, features: bool, idle: bool) -> Outputs:
         batch = np.zeros((size, *images[0].shape), np.uint8)  # (size, H, W, 3)
         np.stack(images, out=batch[: len(images)])
-        with self._measured(size) as idle:
+        with self._measured(size):
             logits, maps = self._runtime.run(batch, idle=idle, features=features)
         return Outputs(logits[: len(images)], None if maps is None else maps[: len(images)])
 
     @contextmanager
-    def _measured(self, size: int) -> Iterator[bool]:
-        """Corrects ``batch_seconds`` by one batch while all workers are busy; the value is whether none is."""
+    def _measured(self, size: int) -> Iterator[None]:
+        """Corrects ``batch_seconds`` by one batch, if all workers are busy."""
         with self._lock:
             self._running += 1
-            idle, busy = self._running == 1, self._running == self.concurrency
+            busy = self._running == self.concurrency
         started_at = time.perf_counter()
         try:
-            yield idle
+            yield
         finally:
             seconds = time.perf_counter() - started_at
             with self._lock:

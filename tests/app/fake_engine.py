@@ -41,15 +41,17 @@ class FakeEngine:
             np.zeros(256, np.float32),
         )
         self.batches: list[list[int]] = []
+        self.idle: list[bool] = []
         self.gate = threading.Event()
         self.gate.set()
         self.failures: list[Exception] = []
         self._entered = threading.Semaphore(0)
 
-    def predict(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+    def predict(self, images: Sequence[Pixels], *, idle: bool = False) -> npt.NDArray[np.float32]:
         """Returns logits ``(N, 256)`` that fall by log 2 per class, starting at the class of the image."""
         levels = [int(image[0, 0, 0]) for image in images]
         self.batches.append(levels)
+        self.idle.append(idle)
         self._entered.release()
         assert self.gate.wait(WAIT_S)
         if self.failures:
@@ -58,10 +60,10 @@ class FakeEngine:
         return np.asarray(-np.log(2) * distance, np.float32)
 
     def predict_with_features(
-        self, images: Sequence[Pixels]
+        self, images: Sequence[Pixels], *, idle: bool = False
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Returns the logits, and feature maps ``(N, 4, 2, 2)`` whose values are the image's level plus 0 to 15."""
-        logits = self.predict(images)
+        logits = self.predict(images, idle=idle)
         levels = np.array([image[0, 0, 0] for image in images], np.float32).reshape(-1, 1, 1, 1)
         return logits, levels + np.arange(16, dtype=np.float32).reshape(1, 4, 2, 2)
 

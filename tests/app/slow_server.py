@@ -23,7 +23,7 @@ class HeldEngine(FakeEngine):
         self.gate.clear()
         threading.Thread(target=self._open_at_end_of_input, daemon=True).start()
 
-    def predict(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+    def predict(self, images: Sequence[Pixels], *, idle: bool = False) -> npt.NDArray[np.float32]:
         """As ``FakeEngine``."""
         print("running", flush=True)  # noqa: T201 - read by the test
         return super().predict(images)

@@ -51,7 +51,7 @@ class FaultyEngine:
         self.gate = threading.Event()
         self.failures: list[Exception] = []
 
-    def predict(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+    def predict(self, images: Sequence[Pixels], *, idle: bool = False) -> npt.NDArray[np.float32]:
         """Logits ``(N, 256)`` that fall by log 2 per class, starting at the class of the image."""
         self.gate.wait()
         if self.failures:

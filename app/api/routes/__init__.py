@@ -1,19 +1,18 @@
 """Routes: one file per resource."""
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends, FastAPI
 
 from app.api.dependencies import require_key
 from app.api.routes import docs, health, metrics, model, page, predict
 
 
-def build_router(*, require_keys: bool) -> APIRouter:
-    """Every route; with ``require_keys``, predictions and the model need an API key."""
-    router = APIRouter()
+def include_routers(app: FastAPI, *, require_keys: bool) -> None:
+    """Adds every route; with ``require_keys``, predictions and the model need an API key.
+
+    The routers are not nested, as FastAPI searches each level again for every request.
+    """
     guards = [Depends(require_key)] if require_keys else []
-    router.include_router(predict.router, dependencies=guards)
-    router.include_router(model.router, dependencies=guards)
-    router.include_router(health.router)
-    router.include_router(metrics.router)
-    router.include_router(page.router)
-    router.include_router(docs.router)
-    return router
+    for router in (predict.router, model.router):
+        app.include_router(router, dependencies=guards)
+    for router in (health.router, metrics.router, page.router, docs.router):
+        app.include_router(router)

@@ -131,12 +131,20 @@ async def test_a_full_service_rejects_before_decoding(engine: FakeEngine, grey: 
         assert len(await asyncio.gather(*tasks)) == 3
 
 
+async def test_the_engine_is_told_whether_an_image_is_the_only_one_in_service(engine: FakeEngine, grey: Grey) -> None:
+    async with started(engine) as service:
+        await classify(service, grey(1))
+        with service.admit():
+            await classify(service, grey(2))
+    assert engine.idle == [True, False]
+
+
 async def test_a_result_that_is_not_finite_fails_its_image_alone(
     engine: FakeEngine, grey: Grey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finite = engine.predict
 
-    def predict(images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+    def predict(images: Sequence[Pixels], *, idle: bool = False) -> npt.NDArray[np.float32]:
         logits = finite(images)
         logits[[image[0, 0, 0] == 13 for image in images]] = np.nan
         return logits

@@ -1,6 +1,5 @@
 """The engine compared with torchvision, with a fake runtime that fails, and its choice of device and precision."""
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -42,7 +41,6 @@ class FakeRuntime:
         self.sizes: list[int] = []
         self.idle: list[bool] = []
         self.error: Exception | None = None
-        self.meeting: threading.Barrier | None = None
 
     def tune(self, images: npt.NDArray[np.uint8]) -> None:
         pass
@@ -56,8 +54,6 @@ class FakeRuntime:
             raise torch.OutOfMemoryError("no room")
         if self.error is not None:
             raise self.error
-        if self.meeting is not None:
-            self.meeting.wait(WAIT_S)
         first = images[:, 0, 0, 0].astype(np.float32)
         zeros = np.zeros_like(first)
         logits = np.stack([first, 255 - first, zeros, zeros, zeros], axis=1) / np.float32(50)
@@ -192,16 +188,13 @@ def test_the_expected_rate_counts_all_workers(engine_on: EngineOn) -> None:
     assert engine.expected_rate == pytest.approx(60)
 
 
-def test_the_runtime_is_told_whether_it_runs_a_single_batch(engine_on: EngineOn, random_images: Images) -> None:
-    runtime = FakeRuntime(concurrency=2)
+@pytest.mark.parametrize("idle", [True, False])
+def test_the_runtime_is_told_whether_the_server_is_idle(engine_on: EngineOn, random_images: Images, idle: bool) -> None:
+    runtime = FakeRuntime()
     engine = engine_on(runtime)
-    engine.predict(random_images(1))
-    assert runtime.idle == [True]
-    runtime.idle.clear()
-    runtime.meeting = threading.Barrier(2)
-    with ThreadPoolExecutor(2) as workers:
-        list(workers.map(engine.predict, [random_images(1)] * 2))
-    assert sorted(runtime.idle) == [False, True]
+    engine.predict(random_images(1), idle=idle)
+    engine.predict_with_features(random_images(1), idle=idle)
+    assert runtime.idle == [idle, idle]
 
 
 def test_measurements_follow_real_batches(engine_on: EngineOn, random_images: Images) -> None:
