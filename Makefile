@@ -16,7 +16,7 @@ serve: $(VENV)/served  ## Serve on HOST:PORT (default).
 	$(VENV)/bin/convnext-serve serve --host $(HOST) --port $(PORT)
 
 help:  ## List the targets.
-	@sed -nE 's/^([a-z0-9-]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z0-9.-]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 test: $(VENV)/developed  ## Run the tests.
 	$(VENV)/bin/pytest
@@ -43,7 +43,7 @@ bench: $(VENV)/developed bench-peers  ## Run the benchmarks and redraw the plot 
 	$(VENV)/bin/python -m benchmarks.service --networks minimal convnext_tiny
 	$(VENV)/bin/python -m benchmarks.plots
 
-bench-peers: .venv-mosec .venv-torchserve  ## Install the servers that the service is compared with; one needs Java 17.
+bench-peers: .venv-mosec .venv-ray .venv-torchserve  ## Install the servers that the service is compared with; one needs Java 17.
 
 .venv-mosec: PEER := mosec==0.9.8
 .venv-torchserve: PEER := torchserve==0.12.0 torch-model-archiver==0.12.0
@@ -51,6 +51,10 @@ bench-peers: .venv-mosec .venv-torchserve  ## Install the servers that the servi
 	$(VENV)/bin/uv venv --quiet --python $(VENV)/bin/python $@
 	$(VENV)/bin/uv pip install --quiet --python $@ --constraint constraints.txt $(PEER) torch torchvision pillow pyyaml \
 		|| (rm -r $@; false)
+
+.venv-ray: | $(VENV)/bin/uv  ## Install the service with Ray Serve, for its tests and its benchmark.
+	$(VENV)/bin/uv venv --quiet --python $(VENV)/bin/python $@
+	$(VENV)/bin/uv pip install --quiet --python $@ --constraint constraints.txt --editable '.[ray]' || (rm -r $@; false)
 
 train: $(VENV)/developed  ## Train the embedded model on Tiny ImageNet-200 in the folder DATA with RECIPE (cpu or gpu).
 	$(VENV)/bin/python -m training.train --data $(DATA) --recipe $(RECIPE)
@@ -65,7 +69,7 @@ lock: $(VENV)/bin/uv  ## Update constraints.txt to the newest versions that pypr
 		--no-emit-index-url --no-annotate --no-header --output-file constraints.txt pyproject.toml
 
 clean:  ## Delete the virtual environment and caches.
-	rm -rf $(VENV) .venv-mosec .venv-torchserve .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-mosec .venv-torchserve .venv-ray .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'

@@ -38,6 +38,11 @@ def this_project(weights: Path, port: int, _folder: Path) -> Launch:
     return Launch(command, "/predict", True, {"CONVNEXT_MODEL": str(weights), "CONVNEXT_LOG_LEVEL": "warning"})
 
 
+def ray(weights: Path, port: int, _folder: Path) -> Launch:
+    command = [str(_environment("ray") / "bin" / "python"), "-m", "benchmarks.service.peers.ray_server", str(port), "1"]
+    return Launch(command, "/predict", True, {"CONVNEXT_MODEL": str(weights), "CONVNEXT_CPU_THREADS": "2"})
+
+
 def plain_app(_weights: Path, port: int, _folder: Path) -> Launch:
     options = f"--workers 2 --no-access-log --log-level warning --port {port}".split()
     return Launch(
@@ -85,6 +90,7 @@ def _torchserve_configuration(port: int) -> str:
 
 SERVERS: dict[str, Callable[[Path, int, Path], Launch]] = {
     "this project": this_project,
+    "ray": ray,
     "plain app": plain_app,
     "mosec": mosec,
     "torchserve": torchserve,
@@ -101,7 +107,7 @@ def _environment(name: str) -> Path:
 def versions() -> dict[str, str]:
     """The peers' versions, from their virtual environments, and Java's."""
     found = {}
-    for name in ("mosec", "torchserve"):
+    for name in ("mosec", "ray", "torchserve"):
         for folder in ROOT.glob(f".venv-{name}/lib/python*/site-packages/{name}-*.dist-info"):
             found[name] = folder.name.removesuffix(".dist-info").removeprefix(f"{name}-")
     with contextlib.suppress(FileNotFoundError):
