@@ -1,29 +1,35 @@
-"""The Kubernetes manifest, parsed but not applied: probes, timeouts and restrictions."""
+"""The Kubernetes manifests as kustomize builds them: schemas, probes, timeouts and restrictions."""
 
-import os
 import shutil
-import string
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
 from app.main import create_app
 from app.settings import PREFIX, Settings
 
-ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docker" / "kubernetes.yml").read_text()
-IMAGE = {"REGISTRY": "registry.example.org", "TAG": "1.2.3"}
+FOLDER = Path(__file__).parents[2] / "docker" / "kubernetes"
+OVERLAYS = ["overlays/cpu", "overlays/gpu"]
 
 Yaml = dict[str, Any]  # Any: the schema is that of the Kubernetes API
 
+pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 
-@pytest.fixture(scope="module")
-def manifests() -> dict[str, Yaml]:
-    documents = yaml.safe_load_all(string.Template(TEXT).substitute(IMAGE))
-    return {document["kind"]: document for document in documents}
+
+def build(folder: Path) -> dict[str, Yaml]:
+    """What ``kubectl kustomize`` prints, by kind."""
+    command = ["kubectl", "kustomize", str(folder)]
+    output = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return {document["kind"]: document for document in yaml.safe_load_all(output)}
+
+
+@pytest.fixture(scope="module", params=OVERLAYS)
+def manifests(request: pytest.FixtureRequest) -> dict[str, Yaml]:
+    return build(FOLDER / request.param)
 
 
 @pytest.fixture(scope="module")
@@ -34,28 +40,39 @@ def pod(manifests: dict[str, Yaml]) -> Yaml:
 
 @pytest.fixture(scope="module")
 def container(pod: Yaml) -> Yaml:
-    containers: list[Yaml] = pod["containers"]
-    assert len(containers) == 1
-    return containers[0]
+    [container] = pod["containers"]
+    result: Yaml = container
+    return result
 
 
-def test_image_is_built_from_the_registry_and_the_tag(container: Yaml) -> None:
-    assert container["image"] == "registry.example.org/convnext-serve:1.2.3"
+def test_every_manifest_is_valid_in_strict_mode(manifests: dict[str, Yaml]) -> None:
+    assert set(manifests) == {
+        "Deployment",
+        "NetworkPolicy",
+        "PersistentVolumeClaim",
+        "PodDisruptionBudget",
+        "Service",
+    }
+    for manifest in manifests.values():
+        kubernetes_validate.validate(manifest, "1.32", strict=True)
 
 
-@pytest.mark.skipif(shutil.which("envsubst") is None, reason="envsubst is not installed")
-def test_envsubst_replaces_nothing_but_the_placeholders() -> None:
-    result = subprocess.run(
-        ["envsubst"], input=TEXT, env=os.environ | IMAGE, capture_output=True, text=True, timeout=30, check=True
-    )
-    assert result.stdout == string.Template(TEXT).substitute(IMAGE)
+def test_a_misspelled_field_is_not_valid(manifests: dict[str, Yaml]) -> None:
+    deployment = manifests["Deployment"]
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(deployment | {"spec": deployment["spec"] | {"replicaz": 1}}, "1.32", strict=True)
+
+
+def test_the_overlay_sets_registry_and_tag(container: Yaml) -> None:
+    registry, _, tag = container["image"].rpartition(":")
+    assert registry == "registry.example.org/convnext-serve"
+    assert tag
 
 
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
 def test_probes_use_routes_that_exist(container: Yaml, probe: str) -> None:
     request = container[probe]["httpGet"]
-    paths = create_app(Settings()).openapi()["paths"]
-    assert request["path"] in paths
+    assert request["path"] in create_app(Settings()).openapi()["paths"]
     assert request["port"] == container["ports"][0]["name"]
     assert ("live" in request["path"]) == (probe == "livenessProbe")
 
@@ -85,12 +102,70 @@ def test_a_cpu_limit_sets_the_thread_counts(container: Yaml) -> None:
     assert not {"CONVNEXT_CPU_THREADS", "CONVNEXT_DECODE_THREADS"} & {entry["name"] for entry in container["env"]}
 
 
-def test_the_network_policy_selects_the_pod_and_opens_its_port_alone(
-    manifests: dict[str, Yaml], container: Yaml
+def test_the_gpu_overlay_alone_reserves_a_gpu_and_requires_it() -> None:
+    for overlay in OVERLAYS:
+        [container] = build(FOLDER / overlay)["Deployment"]["spec"]["template"]["spec"]["containers"]
+        devices = {entry["value"] for entry in container["env"] if entry["name"] == "CONVNEXT_DEVICE"}
+        assert devices == {"cuda" if "gpu" in overlay else "cpu"}
+        assert ("nvidia.com/gpu" in container["resources"]["limits"]) == ("gpu" in overlay)
+
+
+def test_the_root_is_read_only_and_fetched_weights_are_on_a_claim(
+    manifests: dict[str, Yaml], pod: Yaml, container: Yaml
 ) -> None:
-    policy = manifests["NetworkPolicy"]["spec"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    [mount] = [mount for mount in container["volumeMounts"] if mount["mountPath"] == "/var/cache/convnext"]
+    [volume] = [volume for volume in pod["volumes"] if volume["name"] == mount["name"]]
+    claim = manifests["PersistentVolumeClaim"]["metadata"]["name"]
+    assert volume["persistentVolumeClaim"]["claimName"] == claim
+
+
+def test_every_selector_selects_the_pods(manifests: dict[str, Yaml], pod: Yaml) -> None:
     labels = manifests["Deployment"]["spec"]["template"]["metadata"]["labels"]
-    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    [spread] = pod["topologySpreadConstraints"]
+    for selector in (
+        manifests["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+        manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        manifests["Service"]["spec"]["selector"],
+        spread["labelSelector"]["matchLabels"],
+    ):
+        assert selector
+        assert selector.items() <= labels.items()
+
+
+def test_the_network_policy_opens_the_port_alone(manifests: dict[str, Yaml], container: Yaml) -> None:
+    policy = manifests["NetworkPolicy"]["spec"]
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
     [rule] = policy["ingress"]
     assert [port["port"] for port in rule["ports"]] == [port["name"] for port in container["ports"]]
+
+
+def test_autoscaling_scales_the_deployment_on_queue_wait(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    overlay = tmp_path / "kubernetes" / "overlays" / "cpu"
+    with (overlay / "kustomization.yml").open("a") as file:
+        file.write("components: [../../components/autoscaling]\n")
+    manifests = build(overlay)
+    scaled, deployment = manifests["ScaledObject"]["spec"], manifests["Deployment"]
+    assert scaled["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert "replicas" not in deployment["spec"]
+    [trigger] = scaled["triggers"]
+    assert "convnext_queue_wait_seconds_sum" in trigger["metadata"]["query"]
+    assert float(trigger["metadata"]["threshold"]) < Settings.model_fields["max_queue_wait_s"].default
+
+
+def test_kserve_runs_the_same_image_with_its_protocols_on() -> None:
+    manifests = build(FOLDER / "kserve")
+    runtime = manifests["ServingRuntime"]["spec"]
+    model = manifests["InferenceService"]["spec"]["predictor"]["model"]
+    assert model["runtime"] == manifests["ServingRuntime"]["metadata"]["name"]
+    assert model["protocolVersion"] in runtime["protocolVersions"]
+    assert model["modelFormat"]["name"] in {entry["name"] for entry in runtime["supportedModelFormats"]}
+    [container] = runtime["containers"]
+    [serving] = build(FOLDER / "overlays/cpu")["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == serving["image"]
+    assert {"name": "CONVNEXT_PROTOCOLS", "value": "open_inference,kserve"} in container["env"]
+    # KServe's containers are those of a pod, whose schema is known.
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}}
+    spec = {"containers": runtime["containers"], "volumes": runtime["volumes"]}
+    kubernetes_validate.validate(pod | {"spec": spec}, "1.32", strict=True)
