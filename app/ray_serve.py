@@ -1,7 +1,7 @@
 """Ray Serve: the same application in replicas that Ray starts, restarts and scales.
 
 serve run app.ray_serve:app                          # with CONVNEXT_* in the environment
-serve build app.ray_serve:app --output-file ray.yml  # the same as a file: GPU fraction, number of replicas
+serve build app.ray_serve:app --output-path ray.yml  # the same as a file: GPU fraction, number of replicas
 """
 
 from typing import Any

@@ -45,11 +45,12 @@ def server(tmp_path: Path) -> Iterator[tuple[int, int]]:
         process.wait(60)
 
 
-def test_ongoing_requests_follow_the_batch_size() -> None:
-    command = [PYTHON.with_name("serve"), "build", "app.ray_serve:app"]
+def test_ongoing_requests_follow_the_batch_size(tmp_path: Path) -> None:
+    file = tmp_path / "ray.yml"
+    command = [PYTHON.with_name("serve"), "build", "app.ray_serve:app", "--output-path", file]
     environment = os.environ | {"CONVNEXT_MAX_BATCH_SIZE": "5", "CONVNEXT_CPU_THREADS": "3"}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
-    [deployment] = yaml.safe_load(result.stdout)["applications"][0]["deployments"]
+    subprocess.run(command, cwd=ROOT, env=environment, timeout=60, check=True)
+    [deployment] = yaml.safe_load(file.read_text())["applications"][0]["deployments"]
     assert deployment["max_ongoing_requests"] > deployment["autoscaling_config"]["target_ongoing_requests"] >= 5
     assert deployment["max_ongoing_requests"] % 5 == 0
     assert deployment["ray_actor_options"] == {"num_cpus": 3, "num_gpus": 0}
