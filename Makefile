@@ -56,6 +56,10 @@ bench-peers: .venv-mosec .venv-ray .venv-torchserve  ## Install the servers that
 	$(VENV)/bin/uv venv --quiet --python $(VENV)/bin/python $@
 	$(VENV)/bin/uv pip install --quiet --python $@ --constraint constraints.txt --editable '.[ray]' || (rm -r $@; false)
 
+.venv-kserve: | $(VENV)/bin/uv  ## Install KServe's client, for its test.
+	$(VENV)/bin/uv venv --quiet --python $(VENV)/bin/python $@
+	$(VENV)/bin/uv pip install --quiet --python $@ 'kserve>=0.15' || (rm -r $@; false)
+
 train: $(VENV)/developed  ## Train the embedded model on Tiny ImageNet-200 in the folder DATA with RECIPE (cpu or gpu).
 	$(VENV)/bin/python -m training.train --data $(DATA) --recipe $(RECIPE)
 
@@ -69,7 +73,7 @@ lock: $(VENV)/bin/uv  ## Update constraints.txt to the newest versions that pypr
 		--no-emit-index-url --no-annotate --no-header --output-file constraints.txt pyproject.toml
 
 clean:  ## Delete the virtual environment and caches.
-	rm -rf $(VENV) .venv-mosec .venv-torchserve .venv-ray .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-mosec .venv-torchserve .venv-ray .venv-kserve .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'

@@ -12,6 +12,8 @@ from app.api.dependencies import AppContext
 from app.api.keys import ApiKeys
 from app.api.middleware import RequestMiddleware
 from app.api.problems import install_handlers
+from app.api.protocols import include_protocols
+from app.api.protocols.vertex import VertexRoutes
 from app.api.routes import include_routers
 from app.api.uploads import UploadLimits
 from app.serving.service import ClassificationService, Limits
@@ -56,6 +58,10 @@ def create_app(settings: Settings | None = None, engine: InferenceEngine | None 
     app.add_middleware(RequestMiddleware, context=context)
     install_handlers(app)
     include_routers(app, require_keys=context.keys.required)
+    routes = VertexRoutes(settings.vertex_health_route, settings.vertex_predict_route)
+    include_protocols(app, settings.protocols, routes, require_keys=context.keys.required)
+    if settings.protocols:
+        logger.info("serving the protocols %s, too", ", ".join(sorted(settings.protocols)))
     return app
 
 
@@ -92,6 +98,7 @@ def _build_context(settings: Settings) -> AppContext:
         uploads=UploadLimits(settings.max_upload_bytes, settings.max_buffered_bytes),
         keys=ApiKeys((key.get_secret_value() for key in settings.api_keys), settings.api_keys_file),
         request_timeout_s=settings.request_timeout_s,
+        max_images_per_request=settings.max_images_per_request,
     )
 
 

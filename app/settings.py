@@ -1,5 +1,6 @@
 """Settings: read once from CONVNEXT_* environment variables or the command line, validated, frozen."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -7,11 +8,13 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
+from app.platforms import Protocol, platform_defaults
 from model.checkpoints.registry import DEFAULT_MODEL
 
 PREFIX = "CONVNEXT_"
@@ -61,6 +64,9 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: int = Field(20_000_000, ge=1, description="Largest request body.")
     max_buffered_bytes: int = Field(500_000_000, ge=1, description="All request bodies in memory together.")
+    max_images_per_request: int = Field(
+        16, ge=1, le=1024, description="Images in one request, where it may have several."
+    )
     max_connections: int = Field(1000, ge=1, le=100_000, description="Open connections; more get a 503.")
     max_image_pixels: int = Field(
         50_000_000, ge=1, le=178_956_970, description="Width times height of an image, from its header."
@@ -80,6 +86,13 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(
         None, description="File of API keys, one per line, # for comments; read again when it changes."
     )
+    protocols: Annotated[frozenset[Protocol], NoDecode] = Field(
+        frozenset(),
+        description="Request formats of other servers, separated by commas:"
+        " open_inference, kserve, sagemaker, vertex, huggingface.",
+    )
+    vertex_health_route: str = Field("/vertex/health", pattern="^/", description="Path of Vertex AI's health checks.")
+    vertex_predict_route: str = Field("/vertex/predict", pattern="^/", description="Path of Vertex AI's predictions.")
     cache_dir: Path | None = Field(None, description="Folder for downloaded weights; unset: the user's cache folder.")
     shutdown_grace_s: float = Field(
         30.0, gt=0, le=3600, description="After SIGTERM, time for accepted requests to complete, in seconds."
@@ -107,6 +120,11 @@ class Settings(BaseSettings):
             return keys
         return value
 
+    @field_validator("protocols", mode="before")
+    @classmethod
+    def _split_protocols(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -116,5 +134,6 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments take precedence over the environment; there are no other sources."""
-        return init_settings, _StrictEnvironment(settings_cls)
+        """Arguments take precedence over the environment, and that over the defaults of the platform."""
+        platform = InitSettingsSource(settings_cls, platform_defaults(os.environ))
+        return init_settings, _StrictEnvironment(settings_cls), platform

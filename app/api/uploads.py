@@ -53,6 +53,10 @@ class BodyReader:
             raise InvalidRequest("The image is empty.")
         return image
 
+    async def body(self) -> bytes:
+        """The body as it is, whatever its content type. Raises ``UploadTooLarge`` or ``Overloaded``."""
+        return await self._read_body()
+
     async def _read(self, content_type: str) -> bytes:
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type == "multipart/form-data":

@@ -6,16 +6,20 @@ import numpy as np
 import numpy.typing as npt
 
 from model.activation_map import ActivationMap
-from model.prediction import Prediction
+from model.prediction import Prediction, ScoreFunction
 from model.preprocess import Pixels
 
 
 @dataclass(frozen=True, slots=True)
 class ClassifyOptions:
-    """How many classes are returned: at most ``top_k`` (None: the setting), none below ``min_probability``."""
+    """How many classes are returned: at most ``top_k`` (None: the setting), none below ``min_probability``.
+
+    ``function`` makes probabilities of logits.
+    """
 
     top_k: int | None = None
     min_probability: float = 0.0
+    function: ScoreFunction = "softmax"
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,7 @@ class ClassificationService:
         pixels, decode_s = await self._decode(data)
 
         def label(logits: Array, _features: Array) -> list[Prediction]:
-            return top_predictions(logits, labels, top_k, options.min_probability)
+            return top_predictions(logits, labels, top_k, options.min_probability, options.function)
 
         predictions, timings = await self._compute(_Job(pixels, label, needs_features=False), decode_s)
         return Classification(predictions, timings)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,22 @@ _START_TIMEOUT_S = 100
 
 @pytest.fixture(scope="session")
 def service_url(tiny_path: Path) -> Iterator[str]:
-    """The address of the server, ``http://127.0.0.1:PORT``."""
-    command = [sys.executable, "-m", "app", "serve", "--model", str(tiny_path), "--runtime", "torch", "--port", "0"]
+    """The address of a server, ``http://127.0.0.1:PORT``."""
+    with running_server("--model", str(tiny_path)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def protocols_url(tiny_path: Path) -> Iterator[str]:
+    """The address of a server with the protocols of other servers."""
+    with running_server("--model", str(tiny_path), "--protocols", "open_inference,kserve") as url:
+        yield url
+
+
+@contextmanager
+def running_server(*options: str) -> Iterator[str]:
+    """Serves in a process of its own, and returns the address."""
+    command = [sys.executable, "-m", "app", "serve", "--runtime", "torch", "--port", "0", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         lines: queue.Queue[str] = queue.Queue()
         reader = threading.Thread(target=_read, args=(process, lines), daemon=True)

@@ -8,6 +8,7 @@ import annotated_types
 import pytest
 from pydantic.fields import FieldInfo
 
+from app.platforms import Protocol
 from app.serving.telemetry import Telemetry
 from app.settings import PREFIX, Settings
 
@@ -25,6 +26,9 @@ FREE_FORM = {
     "device": "`{auto,cpu,cuda,cuda:N,mps}`",
     "api_keys": "`KEY,KEY,…`",
     "api_keys_file": "path",
+    "protocols": ", ".join(f"`{name}`" for name in get_args(Protocol)),
+    "vertex_health_route": "path",
+    "vertex_predict_route": "path",
     "cache_dir": "path",
     "host": "address",
 }

@@ -47,7 +47,7 @@ def server(tmp_path: Path) -> Iterator[tuple[int, int]]:
 
 def test_ongoing_requests_follow_the_batch_size(tmp_path: Path) -> None:
     file = tmp_path / "ray.yml"
-    command = [PYTHON.with_name("serve"), "build", "app.ray_serve:app", "--output-path", file]
+    command = [str(PYTHON.with_name("serve")), "build", "app.ray_serve:app", "--output-path", str(file)]
     environment = os.environ | {"CONVNEXT_MAX_BATCH_SIZE": "5", "CONVNEXT_CPU_THREADS": "3"}
     subprocess.run(command, cwd=ROOT, env=environment, timeout=60, check=True)
     [deployment] = yaml.safe_load(file.read_text())["applications"][0]["deployments"]

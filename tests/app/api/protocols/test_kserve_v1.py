@@ -1,0 +1,96 @@
+"""KServe's V1 protocol: request bodies as in its documentation."""
+
+import base64
+
+import pytest
+
+from tests.app.types import Connect, Grey
+
+pytestmark = pytest.mark.anyio
+
+
+def b64(image: bytes) -> str:
+    return base64.b64encode(image).decode()
+
+
+async def test_the_model_is_listed_and_ready(connect: Connect) -> None:
+    async with connect(protocols={"kserve"}) as client:
+        assert (await client.get("/v1/models")).json() == {"models": ["fake"]}
+        assert (await client.get("/v1/models/fake")).json() == {"name": "fake", "ready": True}
+        unknown = await client.get("/v1/models/other")
+    assert unknown.status_code == 404
+    assert "fake" in unknown.json()["error"]
+
+
+@pytest.mark.parametrize("form", ['{"b64": "%s"}', '{"image_bytes": {"b64": "%s"}}', '"%s"'])
+async def test_each_instance_gets_its_classes_in_order(connect: Connect, grey: Grey, form: str) -> None:
+    texts = [b64(grey(level)) for level in (3, 9, 200)]
+    instances = ", ".join(form % text for text in texts)
+    body = f'{{"instances": [{instances}], "parameters": {{"top_k": 2}}}}'
+    async with connect(protocols={"kserve"}) as client:
+        response = await client.post("/v1/models/fake:predict", content=body)
+    assert response.status_code == 200, response.text
+    found = [[item["class_id"] for item in row] for row in response.json()["predictions"]]
+    assert found == [[3, 4], [9, 10], [200, 201]]
+
+
+async def test_an_explanation_adds_up_to_the_logit(connect: Connect, grey: Grey) -> None:
+    body = {"instances": [{"b64": b64(grey(7))}], "parameters": {"class_id": 2}}
+    async with connect(protocols={"kserve"}) as client:
+        response = await client.post("/v1/models/fake:explain", json=body)
+    [explanation] = response.json()["explanations"]
+    assert explanation["class_id"] == 2
+    values = [value for row in explanation["map"] for value in row]
+    assert len(values) == 4
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"instances": []}',
+        b'{"instances": [1]}',
+        b'{"instances": [{"b64": "%%%"}]}',
+        b'{"instances": [{"b64": ""}]}',
+        b'{"instances": [{"b64": "http://localhost/photo.jpg"}]}',
+        b'{"instances": [{"a": "", "b": ""}]}',
+        b'{"instances": ["AA=="], "parameters": {"top_n": 1}}',
+        b'{"instances": ["AA=="], "parameters": [1]}',
+        b'{"instances": [' + b'"AA==",' * 16 + b'"AA=="]}',
+        b"[" * 100_000,
+        b"[" + b"1," * 300_000 + b"1]",
+    ],
+)
+async def test_a_malformed_body_is_an_error_in_the_protocols_form(connect: Connect, body: bytes) -> None:
+    async with connect(protocols={"kserve"}) as client:
+        for action in ("predict", "explain"):
+            response = await client.post(f"/v1/models/fake:{action}", content=body)
+            assert response.status_code == 400
+            assert isinstance(response.json()["error"], str)
+
+
+async def test_one_broken_image_fails_the_request(connect: Connect, grey: Grey) -> None:
+    body = {"instances": [{"b64": b64(grey(1))}, {"b64": b64(b"no image")}]}
+    async with connect(protocols={"kserve"}) as client:
+        response = await client.post("/v1/models/fake:predict", json=body)
+    assert response.status_code == 415
+    assert response.json()["error"]
+
+
+async def test_predictions_need_a_key_but_health_checks_do_not(connect: Connect, grey: Grey) -> None:
+    body = {"instances": [{"b64": b64(grey(1))}]}
+    async with connect(protocols={"kserve"}, api_keys={"secret"}) as client:
+        assert (await client.post("/v1/models/fake:predict", json=body)).status_code == 401
+        keyed = await client.post("/v1/models/fake:predict", json=body, headers={"X-API-Key": "secret"})
+        assert keyed.status_code == 200
+        assert (await client.get("/v1/models/fake")).status_code == 200
+
+
+async def test_a_large_image_is_decoded_from_base64(connect: Connect, encode_noise: bytes) -> None:
+    body = {"instances": [{"b64": b64(encode_noise)}]}
+    async with connect(protocols={"kserve"}) as client:
+        response = await client.post("/v1/models/fake:predict", json=body)
+    assert len(encode_noise) > 2**20
+    assert response.status_code == 200
