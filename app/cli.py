@@ -1,6 +1,7 @@
 """convnext-serve: serve | predict | weights; the options are the settings."""
 
 import argparse
+import difflib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -105,6 +106,7 @@ def _serve(settings: Settings, _options: argparse.Namespace) -> int:
             listener,
             grace_s=settings.shutdown_grace_s,
             max_connections=settings.max_connections,
+            root_path=settings.root_path or "",
         )
     return 0
 
@@ -216,9 +218,11 @@ def _setting_error(error: ErrorDetails) -> str:
     if not error["loc"]:  # of several settings together
         return error["msg"]
     name = str(error["loc"][0]).upper().removeprefix(PREFIX)
-    # An unknown name may be a misspelled API_KEYS, so its value is not shown.
-    value = "" if error["type"] == "extra_forbidden" else f" (found {error['input']!r})"
-    return f"{PREFIX}{name}: {error['msg']}{value}"
+    if error["type"] == "extra_forbidden":  # its value is not shown, as it may be a misspelled API_KEYS
+        similar = difflib.get_close_matches(name.lower(), Settings.model_fields, n=1)
+        hint = f"; did you mean {PREFIX}{similar[0].upper()}?" if similar else ""
+        return f"{PREFIX}{name}: there is no such setting{hint}"
+    return f"{PREFIX}{name}: {error['msg']} (found {error['input']!r})"
 
 
 def _complain(message: str) -> None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from app.api.dependencies import AppContext
 from app.api.keys import ApiKeys
@@ -56,6 +57,8 @@ def create_app(settings: Settings | None = None, engine: InferenceEngine | None 
     )
     app.state.context = context
     app.add_middleware(RequestMiddleware, context=context)
+    if settings.cors_origins:
+        _allow_origins(app, sorted(settings.cors_origins))
     install_handlers(app)
     include_routers(app, require_keys=context.keys.required)
     routes = VertexRoutes(settings.vertex_health_route, settings.vertex_predict_route)
@@ -90,6 +93,17 @@ def build_engine(settings: Settings) -> InferenceEngine:
         engine.expected_rate,
     )
     return engine
+
+
+def _allow_origins(app: FastAPI, origins: list[str]) -> None:
+    """Outermost, so that responses of the other middleware are readable by these origins, too."""
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+        expose_headers=["ETag", "Retry-After", "Server-Timing", "X-Request-ID"],
+    )
 
 
 def _build_context(settings: Settings) -> AppContext:

@@ -33,7 +33,7 @@ class Server(uvicorn.Server):
     After that, or after ``grace_s`` seconds, it shuts down and ``run`` returns; a second signal does so at once.
     """
 
-    def __init__(self, app: FastAPI, *, grace_s: float, max_connections: int) -> None:
+    def __init__(self, app: FastAPI, *, grace_s: float, max_connections: int, root_path: str = "") -> None:
         config = uvicorn.Config(
             app,
             http=Protocol,
@@ -43,6 +43,7 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            root_path=root_path,
             timeout_graceful_shutdown=1,
         )
         super().__init__(config)
@@ -108,12 +109,12 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(app: FastAPI, listener: socket.socket, *, grace_s: float, max_connections: int) -> None:
+def serve(app: FastAPI, listener: socket.socket, *, grace_s: float, max_connections: int, root_path: str = "") -> None:
     """Serves ``app`` on a bound socket until a signal ends it."""
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     before = set(threading.enumerate())
     max_connections = allow_connections(max_connections)
-    Server(app, grace_s=grace_s, max_connections=max_connections).run(sockets=[listener])
+    Server(app, grace_s=grace_s, max_connections=max_connections, root_path=root_path).run(sockets=[listener])
     _join({thread for thread in threading.enumerate() if thread not in before and not thread.daemon})
 
 

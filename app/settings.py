@@ -86,6 +86,10 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(
         None, description="File of API keys, one per line, # for comments; read again when it changes."
     )
+    cors_origins: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset(), description="Origins of web pages that may use the service, separated by commas; * for all."
+    )
+    root_path: str | None = Field(None, pattern="^/.*[^/]$", description="Path prefix that a proxy removes.")
     protocols: Annotated[frozenset[Protocol], NoDecode] = Field(
         frozenset(),
         description="Request formats of other servers, separated by commas:"
@@ -120,9 +124,9 @@ class Settings(BaseSettings):
             return keys
         return value
 
-    @field_validator("protocols", mode="before")
+    @field_validator("protocols", "cors_origins", mode="before")
     @classmethod
-    def _split_protocols(cls, value: object) -> object:
+    def _split_names(cls, value: object) -> object:
         return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
     @classmethod

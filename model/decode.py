@@ -20,6 +20,7 @@ Pixels = npt.NDArray[np.uint8]
 _WHITE_IS_ZERO = 0  # TIFF's PhotometricInterpretation
 _SCALES = (8, 4, 2)  # at which libjpeg decodes fewer pixels
 _ALLOCATION_BYTES_PER_PIXEL = 8
+_HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 
 
 @cache
@@ -104,6 +105,15 @@ class EncodedImage:
         return InvalidImage(f"The {self._formats[0]} image cannot be decoded: {str(error) or type(error).__name__}")
 
 
+def is_image(data: bytes) -> bool:
+    """Whether ``data`` begins like an image of an accepted format."""
+    try:
+        _sniff(data)
+    except UnsupportedFormat:
+        return False
+    return True
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """``image`` in mode RGB: transparency over white, 16-bit grayscale scaled to 8; ``InvalidImage`` for mode F."""
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -150,6 +160,10 @@ def _sniff(data: bytes) -> tuple[str, ...]:
     load_decoders()
     prefix = data[:16]
     accepted = tuple(name for name in FORMATS if name in Image.OPEN and _has_signature(name, prefix))
+    if not data:
+        raise UnsupportedFormat("The file is empty.")
+    if not accepted and prefix[4:12] in _HEIC:
+        raise UnsupportedFormat("HEIC images are not supported; convert the photo to JPEG first.")
     if not accepted:
         raise UnsupportedFormat(f"The file is in none of the accepted image formats: {', '.join(FORMATS)}.")
     return accepted

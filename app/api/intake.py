@@ -17,6 +17,28 @@ from app.serving.service import ClassificationService
 
 Body = TypeVar("Body")
 
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FORM = {
+    "schema": {
+        "type": "object",
+        "required": ["file"],
+        "properties": {"file": {"type": "string", "format": "binary", "description": "The image."}},
+    }
+}
+_JSON = {
+    "schema": {
+        "type": "object",
+        "required": ["image"],
+        "additionalProperties": False,
+        "properties": {"image": {"type": "string", "format": "byte", "description": "The image as base64."}},
+    }
+}
+IMAGE_BODY = {
+    "required": True,
+    "content": {"multipart/form-data": _FORM, "image/*": _BINARY, "application/json": _JSON},
+}
+"""OpenAPI's request body of a route that takes one image."""
+
 
 @asynccontextmanager
 async def receive(

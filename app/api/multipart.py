@@ -12,6 +12,9 @@ if TYPE_CHECKING:  # the type does not exist at run time
     from python_multipart.multipart import MultipartCallbacks
 
 
+_QUERY_PARAMETERS = ("top_k", "min_probability", "class_id", "encoding")
+
+
 @dataclass
 class FormFile:
     """One uploaded file."""
@@ -87,12 +90,18 @@ class FormFiles:
     def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
+        if name in _QUERY_PARAMETERS:
+            raise InvalidRequest(f"{name} belongs in the query, not in the form: /predict?{name}=…")
         if name != self._field_name:
             raise InvalidRequest(f"The part {name!r} is not known; the part with the image is '{self._field_name}'.")
         if b"filename" not in options:
-            raise InvalidRequest(f"The part '{name}' is a text field; it must be a file.")
+            raise InvalidRequest(
+                f"The part '{name}' is a text field; it must be a file. The URL or path of an image is not enough: URLs"
+                " are not fetched, as they could reach internal hosts."
+            )
         if len(self.files) == self._max_files:
-            raise InvalidRequest(f"There are too many parts named '{name}'; the limit is {self._max_files}.")
+            several = " Send several images to /predict/batch, as 'files'." if self._max_files == 1 else ""
+            raise InvalidRequest(f"There are too many parts named '{name}'; the limit is {self._max_files}.{several}")
         self.files.append(FormFile(options[b"filename"].decode("utf-8", "replace")))
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:

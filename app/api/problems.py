@@ -36,6 +36,10 @@ class UnsupportedMediaType(Exception):
     """The content type is not one of the accepted image formats."""
 
 
+class NotAcceptable(Exception):
+    """The Accept header excludes every media type of the response."""
+
+
 @dataclass(frozen=True)
 class ProblemType:
     """One row of the error table: what a kind of failure looks like over HTTP."""
@@ -49,6 +53,9 @@ class ProblemType:
 _PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
     InvalidRequest: ProblemType(400, "invalid-request", "Invalid request", "There is no part named 'file'."),
     Unauthorized: ProblemType(401, "unauthorized", "Unauthorized", "The API key is missing or wrong."),
+    NotAcceptable: ProblemType(
+        406, "not-acceptable", "Not acceptable", "The response can be application/json or image/png."
+    ),
     UploadTooLarge: ProblemType(413, "upload-too-large", "Upload too large", "The body exceeds the limit."),
     UnsupportedMediaType: ProblemType(
         415, "unsupported-media-type", "Unsupported media type", "The content type 'text/plain' is not accepted."
@@ -67,8 +74,11 @@ _PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
         504, "deadline-exceeded", "Deadline exceeded", "The request was not completed within 30 s."
     ),
 }
-PREDICTION_ERRORS = tuple(_PROBLEM_TYPES)
+PREDICTION_ERRORS = tuple(kind for kind in _PROBLEM_TYPES if kind is not NotAcceptable)
 """Everything that a prediction can fail with."""
+
+IMAGE_ERRORS = (UnsupportedFormat, ImageTooLarge, InvalidImage)
+"""What is wrong with one image, not with its request or the service."""
 
 _UNAVAILABLE_RETRY_AFTER_S = 5
 
@@ -76,6 +86,13 @@ _UNAVAILABLE_RETRY_AFTER_S = 5
 def problem_type(error: Exception) -> ProblemType | None:
     """The row of the error table for ``error``, by its class or the nearest base class."""
     return next((_PROBLEM_TYPES[cls] for cls in type(error).__mro__ if cls in _PROBLEM_TYPES), None)
+
+
+def problem_content(error: Exception) -> dict[str, Any]:  # Any: JSON
+    """The JSON of the problem that ``error`` is, which must be in the table."""
+    row = problem_type(error)
+    assert row is not None  # noqa: S101 - see above
+    return {"type": row.type, "title": row.title, "status": row.status, "detail": str(error)}
 
 
 def problem_response(error: Exception) -> JSONResponse:

@@ -20,6 +20,51 @@ class PredictResponse(BaseModel):
     predictions: list[Prediction]
 
 
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str = Field(description="The kind of error.", examples=["invalid-image"])
+    title: str = Field(examples=["Invalid image"])
+    status: int = Field(examples=[422])
+    detail: str = Field(description="What was wrong with this request.")
+
+
+class EmbedResponse(BaseModel):
+    """The feature vector of one image."""
+
+    model: str = Field(description="The name of the model.", examples=["convnext_tiny"])
+    dimensions: int = Field(examples=[768])
+    encoding: Literal["float", "base64"]
+    embedding: list[float] | str = Field(description="A list of numbers, or base64 of little-endian float32.")
+
+
+class ExplainResponse(BaseModel):
+    """How much each position of an image contributes to the logit of a class."""
+
+    model: str = Field(description="The name of the model.", examples=["convnext_tiny"])
+    class_id: int = Field(examples=[281])
+    label: str = Field(examples=["tabby"])
+    probability: float = Field(description="Softmax over all classes, 0 to 1.", examples=[0.83])
+    logit: float = Field(description="The mean of `map` plus `bias`.", examples=[9.1])
+    bias: float = Field(description="What every image gets for this class.", examples=[-0.2])
+    map: list[list[float]] = Field(description="Rows of positions, from the top left of the cropped image.")
+
+
+class BatchItem(BaseModel):
+    """The classes of one image, or why there are none."""
+
+    file_name: str = Field(description="As it was sent.", examples=["photo.jpg"])
+    predictions: list[Prediction] | None = Field(None, description="Absent if there is a problem.")
+    problem: Problem | None = Field(None, description="Absent if there are predictions.")
+
+
+class BatchResponse(BaseModel):
+    """One result per image, in order."""
+
+    model: str = Field(description="The name of the model.", examples=["convnext_tiny"])
+    results: list[BatchItem]
+
+
 class Health(BaseModel):
     """Whether the service accepts predictions, and what it runs on."""
 
@@ -57,12 +102,3 @@ class ModelLabels(BaseModel):
     """The names of the classes, in the order of class_id."""
 
     labels: list[str]
-
-
-class Problem(BaseModel):
-    """An error (RFC 9457)."""
-
-    type: str = Field(description="The kind of error.", examples=["invalid-image"])
-    title: str = Field(examples=["Invalid image"])
-    status: int = Field(examples=[422])
-    detail: str = Field(description="What was wrong with this request.")

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from app.api.multipart import FormFiles
+from app.api.encodings import decode_base64, parse_json
+from app.api.multipart import FormFile, FormFiles
 from app.api.problems import InvalidRequest, UnsupportedMediaType, UploadTooLarge
 from app.serving.errors import Overloaded
+from model.decode import is_image
 
 _MAX_CONTENT_TYPE_LENGTH = 512  # characters; RFC 2046 allows a boundary of 70
 _ACCEPTED = "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff or image/avif"
@@ -45,27 +47,42 @@ class BodyReader:
 
         Raises ``InvalidRequest``, ``UnsupportedMediaType``, ``UploadTooLarge`` or ``Overloaded``.
         """
-        content_type = self._request.headers.get("content-type", "")
-        if len(content_type) > _MAX_CONTENT_TYPE_LENGTH:
-            raise InvalidRequest(f"The Content-Type header is longer than {_MAX_CONTENT_TYPE_LENGTH} characters.")
-        image = await self._read(content_type)
+        image = await self._read(self._content_type())
         if not image:
             raise InvalidRequest("The image is empty.")
         return image
+
+    async def files(self, max_files: int) -> list[FormFile]:
+        """The multipart parts named ``files``, one to ``max_files``; otherwise like ``image``."""
+        content_type = self._content_type()
+        if not content_type.lower().startswith("multipart/form-data"):
+            raise UnsupportedMediaType("Send multipart/form-data with one part named 'files' for each image.")
+        return await self._read_files(content_type, "files", max_files)
 
     async def body(self) -> bytes:
         """The body as it is, whatever its content type. Raises ``UploadTooLarge`` or ``Overloaded``."""
         return await self._read_body()
 
+    def _content_type(self) -> str:
+        content_type = self._request.headers.get("content-type", "")
+        if len(content_type) > _MAX_CONTENT_TYPE_LENGTH:
+            raise InvalidRequest(f"The Content-Type header is longer than {_MAX_CONTENT_TYPE_LENGTH} characters.")
+        return content_type
+
     async def _read(self, content_type: str) -> bytes:
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type == "multipart/form-data":
-            return await self._read_part(content_type)
-        if media_type.startswith("image/") or media_type in ("", "application/octet-stream"):
-            return await self._read_body()
+            [file] = await self._read_files(content_type, "file", 1)
+            return bytes(file.content)
+        if media_type == "application/json":
+            return await self._read_json()
+        if not media_type.startswith("multipart/"):
+            body = await self._read_body()
+            if media_type.startswith("image/") or media_type in ("", "application/octet-stream") or is_image(body):
+                return body
         raise UnsupportedMediaType(
-            f"The content type {media_type!r} is not accepted: send multipart/form-data with a part named 'file', or"
-            f" the image itself as {_ACCEPTED}."
+            f"The content type {media_type!r} is not accepted: send multipart/form-data with a part named 'file',"
+            f" application/json with a base64 string named 'image', or the image itself as {_ACCEPTED}."
         )
 
     async def _read_body(self) -> bytes:
@@ -73,10 +90,16 @@ class BodyReader:
         await self._receive(body.extend)
         return bytes(body)
 
-    async def _read_part(self, content_type: str) -> bytes:
-        form = FormFiles(content_type)
+    async def _read_files(self, content_type: str, field_name: str, max_files: int) -> list[FormFile]:
+        form = FormFiles(content_type, field_name, max_files)
         await self._receive(form.write)
-        return bytes(form.finish()[0].content)
+        return form.finish()
+
+    async def _read_json(self) -> bytes:
+        document = parse_json(await self._read_body())
+        if not isinstance(document, dict) or set(document) != {"image"}:
+            raise InvalidRequest('The JSON body must be {"image": "<base64>"}.')
+        return await decode_base64(document["image"])
 
     async def _receive(self, write: Callable[[bytes], object]) -> None:
         limits = self._limits

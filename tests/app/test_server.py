@@ -135,8 +135,10 @@ def test_a_batch_that_outlasts_the_grace_period_does_not_delay_the_exit(grey: Gr
 
 def test_the_command_serves_and_ends_with_0_on_sigint(tiny_path: Path, encode: Encode, make_photo: MakePhoto) -> None:
     arguments = ["serve", "--port", "0", "--model", str(tiny_path), "--device", "cpu", "--max-batch-size", "1"]
-    with running(str(COMMAND), *arguments, "--log-format", "json") as process:
+    with running(str(COMMAND), *arguments, "--log-format", "json", "--root-path", "/vision") as process:
         url = process.url()
+        assert httpx.get(f"{url}/openapi.json", timeout=WAIT_S).json()["servers"] == [{"url": "/vision"}]
+        assert "/vision/docs" in httpx.get(f"{url}/predict", timeout=WAIT_S).json()["detail"]
         response = httpx.post(f"{url}/predict", files={"file": encode(make_photo(), "JPEG")}, timeout=WAIT_S)
         assert {item["label"] for item in response.json()["predictions"]} == {"ant", "bee", "cat", "dog", "eel"}
         assert "server" not in response.headers

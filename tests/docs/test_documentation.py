@@ -26,6 +26,8 @@ FREE_FORM = {
     "device": "`{auto,cpu,cuda,cuda:N,mps}`",
     "api_keys": "`KEY,KEY,…`",
     "api_keys_file": "path",
+    "cors_origins": "`ORIGIN,ORIGIN,…`",
+    "root_path": "path",
     "protocols": ", ".join(f"`{name}`" for name in get_args(Protocol)),
     "vertex_health_route": "path",
     "vertex_predict_route": "path",

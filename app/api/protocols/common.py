@@ -100,10 +100,3 @@ def _base64_of(instance: object) -> object:
             raise InvalidRequest('An instance must be {"b64": "…"}.')
         [instance] = instance.values()
     return instance
-
-
-def label_rows(result: Classification) -> list[Json]:
-    """The predictions of one image as JSON."""
-    return [
-        {"label": item.label, "class_id": item.class_id, "probability": item.probability} for item in result.predictions
-    ]

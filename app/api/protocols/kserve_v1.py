@@ -11,7 +11,8 @@ from app.api.dependencies import ContextDep, ServiceDep
 from app.api.encodings import parse_json
 from app.api.intake import receive
 from app.api.problems import InvalidRequest
-from app.api.protocols.common import ErrorRoute, Json, classify_images, decode_instances, label_rows, parse_options
+from app.api.protocols.common import ErrorRoute, Json, classify_images, decode_instances, parse_options
+from app.api.routes.predict import prediction_rows
 from app.api.uploads import BodyReader
 from app.serving.results import ClassifyOptions
 from app.serving.service import ClassificationService
@@ -48,7 +49,7 @@ async def predict(name: str, request: Request, context: ContextDep, service: Ser
     """One list of classes per instance; ``parameters`` may have ``top_k`` and ``min_probability``."""
     check_name(name, service)
     results = await classify_images(request, context, service, read_instances)
-    return {"predictions": [label_rows(result) for result in results]}
+    return {"predictions": [prediction_rows(result) for result in results]}
 
 
 @router.post("/models/{name}:explain", summary="Explain one image")

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Query, Request, Response
 from app.api.dependencies import ContextDep, ServiceDep
 from app.api.intake import receive, timing_headers
 from app.api.problems import PREDICTION_ERRORS, openapi_responses
-from app.api.protocols.common import Json, label_rows
-from app.api.routes.predict import PredictQuery
+from app.api.protocols.common import Json
+from app.api.routes.predict import PredictQuery, prediction_rows
 from app.api.schemas import PredictResponse
 from app.api.uploads import BodyReader
 
@@ -46,4 +46,4 @@ async def invocations(
     async with receive(request, context, service, read) as image:
         result = await service.classify(image, query.options())
     response.headers.update(timing_headers(result.timings))
-    return {"model": service.engine.model.name, "predictions": label_rows(result)}
+    return {"model": service.engine.model.name, "predictions": prediction_rows(result)}

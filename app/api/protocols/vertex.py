@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from fastapi import APIRouter, HTTPException, Request
 
 from app.api.dependencies import ContextDep, ServiceDep
-from app.api.protocols.common import ErrorRoute, Json, classify_images, label_rows
+from app.api.protocols.common import ErrorRoute, Json, classify_images
 from app.api.protocols.kserve_v1 import read_instances
+from app.api.routes.predict import prediction_rows
 
 
 @dataclass(frozen=True)
@@ -40,4 +41,4 @@ async def _ready(service: ServiceDep) -> Json:
 async def _predict(request: Request, context: ContextDep, service: ServiceDep) -> Json:
     """One list of classes per instance, ``{"b64": "…"}``; ``parameters`` may have ``top_k`` and ``min_probability``."""
     results = await classify_images(request, context, service, read_instances)
-    return {"predictions": [label_rows(result) for result in results]}
+    return {"predictions": [prediction_rows(result) for result in results]}

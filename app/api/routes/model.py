@@ -1,6 +1,9 @@
 """GET /model and /model/labels: the model that is served."""
 
-from fastapi import APIRouter
+import hashlib
+from functools import lru_cache
+
+from fastapi import APIRouter, Request, Response
 
 from app.api.dependencies import ServiceDep
 from app.api.problems import Unauthorized, openapi_responses
@@ -31,7 +34,19 @@ async def info(service: ServiceDep) -> ModelInfo:
     )
 
 
-@router.get("/model/labels", summary="The class names", responses=_PROBLEMS)
-async def labels(service: ServiceDep) -> ModelLabels:
-    """Every class name, in the order of class_id."""
-    return ModelLabels(labels=list(service.engine.model.labels))
+@router.get("/model/labels", summary="The class names", response_model=ModelLabels, responses=_PROBLEMS)
+async def labels(request: Request, service: ServiceDep) -> Response:
+    """Every class name, in the order of class_id. The ETag changes with the names."""
+    body, etag = _render(tuple(service.engine.model.labels))
+    headers = {"ETag": etag, "Cache-Control": "no-cache"}
+    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "")[:1000].split(",")]
+    if etag in known or "*" in known:
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
+
+
+@lru_cache(maxsize=1)
+def _render(labels: tuple[str, ...]) -> tuple[bytes, str]:
+    """The body and its ETag, computed once."""
+    body = ModelLabels(labels=list(labels)).model_dump_json().encode()
+    return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'

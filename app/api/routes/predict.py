@@ -1,30 +1,20 @@
 """POST /predict: an image in, its most probable classes out."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.dependencies import ContextDep, ServiceDep
 from app.api.direct_route import DirectRoute
-from app.api.intake import receive, timing_headers
+from app.api.intake import IMAGE_BODY, receive, timing_headers
 from app.api.problems import PREDICTION_ERRORS, openapi_responses
 from app.api.schemas import PredictResponse
 from app.api.uploads import BodyReader
 from app.serving.results import Classification, ClassifyOptions
 
 router = APIRouter(tags=["predict"], route_class=DirectRoute)
-
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_FORM = {
-    "schema": {
-        "type": "object",
-        "required": ["file"],
-        "properties": {"file": {"type": "string", "format": "binary", "description": "The image."}},
-    }
-}
-_BODY = {"required": True, "content": {"multipart/form-data": _FORM, "image/*": _BINARY}}
 
 
 class PredictQuery(BaseModel):
@@ -50,7 +40,7 @@ class PredictQuery(BaseModel):
     summary="Classify an image",
     response_model=PredictResponse,
     responses=openapi_responses(*PREDICTION_ERRORS),
-    openapi_extra={"requestBody": _BODY},
+    openapi_extra={"requestBody": IMAGE_BODY},
 )
 async def predict(
     request: Request, context: ContextDep, service: ServiceDep, query: Annotated[PredictQuery, Query()]
@@ -61,9 +51,14 @@ async def predict(
     return _response(service.engine.model.name, result)
 
 
-def _response(model: str, result: Classification) -> Response:
-    predictions = [
+def prediction_rows(result: Classification) -> list[dict[str, Any]]:  # Any: JSON
+    """The predictions of one image as JSON."""
+    return [
         {"label": item.label, "class_id": item.class_id, "probability": item.probability} for item in result.predictions
     ]
-    body = json.dumps({"model": model, "predictions": predictions}, ensure_ascii=False, separators=(",", ":"))
+
+
+def _response(model: str, result: Classification) -> Response:
+    content = {"model": model, "predictions": prediction_rows(result)}
+    body = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return Response(body, media_type="application/json", headers=timing_headers(result.timings))

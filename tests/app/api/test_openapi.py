@@ -15,6 +15,9 @@ pytestmark = pytest.mark.anyio
 Schema = dict[str, Any]  # Any: JSON
 ROUTES = {
     ("post", "/predict"): {"200", "400", "401", "413", "415", "422", "503", "504"},
+    ("post", "/predict/batch"): {"200", "400", "401", "413", "415", "422", "503", "504"},
+    ("post", "/embed"): {"200", "400", "401", "413", "415", "422", "503", "504"},
+    ("post", "/explain"): {"200", "400", "401", "406", "413", "415", "422", "503", "504"},
     ("get", "/health"): {"200", "503"},
     ("get", "/health/live"): {"200", "503"},
     ("get", "/health/ready"): {"200", "503"},
@@ -90,7 +93,7 @@ def test_routes_fields_and_parameters_have_descriptions(described: Schema) -> No
 
 def test_a_prediction_takes_a_file_or_the_image_itself(described: Schema) -> None:
     operation = described["paths"]["/predict"]["post"]
-    assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
+    assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "image/*", "application/json"}
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["properties"]["file"]["format"] == "binary"
     assert {parameter["name"] for parameter in operation["parameters"]} == {"top_k", "min_probability"}

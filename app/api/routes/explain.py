@@ -1,0 +1,81 @@
+"""POST /explain: where an image shows a class, as numbers or as a picture."""
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api.dependencies import ContextDep, ServiceDep
+from app.api.direct_route import DirectRoute
+from app.api.heatmap import draw
+from app.api.intake import IMAGE_BODY, receive, timing_headers
+from app.api.problems import PREDICTION_ERRORS, NotAcceptable, openapi_responses
+from app.api.schemas import ExplainResponse
+from app.api.uploads import BodyReader
+from app.serving.results import Explanation
+
+router = APIRouter(tags=["predict"], route_class=DirectRoute)
+
+_JSON, _PNG = "application/json", "image/png"
+_RESPONSES = openapi_responses(*PREDICTION_ERRORS, NotAcceptable) | {
+    200: {"content": {_PNG: {"schema": {"type": "string", "format": "binary"}}}}
+}
+
+
+class ExplainQuery(BaseModel):
+    """The query parameters; an unknown one is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    class_id: int | None = Field(
+        None, ge=0, description="The class to explain; unset: the most probable one.", examples=[281]
+    )
+
+
+@router.post(
+    "/explain",
+    summary="Show where an image shows a class",
+    response_model=ExplainResponse,
+    responses=_RESPONSES,
+    openapi_extra={"requestBody": IMAGE_BODY},
+)
+async def explain(
+    request: Request, context: ContextDep, service: ServiceDep, query: Annotated[ExplainQuery, Query()]
+) -> Response:
+    """Returns the exact class activation map: the mean of `map` plus `bias` is the logit.
+
+    With `Accept: image/png` the response is the map laid over the image as the network saw it.
+    """
+    media_type = _media_type(request.headers.get("accept", "*/*"))
+    async with receive(request, context, service, BodyReader.image) as image:
+        result = await service.explain(image, query.class_id)
+        picture = await asyncio.to_thread(draw, result.pixels, result.map.values) if media_type == _PNG else b""
+    headers = timing_headers(result.timings) | {"Vary": "Accept"}
+    if media_type == _PNG:
+        return Response(picture, media_type=_PNG, headers=headers)
+    return JSONResponse(_content(service.engine.model.name, result), headers=headers)
+
+
+def _content(model: str, result: Explanation) -> dict[str, Any]:  # Any: JSON
+    return {
+        "model": model,
+        "class_id": result.prediction.class_id,
+        "label": result.prediction.label,
+        "probability": result.prediction.probability,
+        "logit": result.logit,
+        "bias": result.map.bias,
+        "map": result.map.values.tolist(),
+    }
+
+
+def _media_type(accept: str) -> str:
+    """The first media type in an Accept header that can be returned. Raises ``NotAcceptable``."""
+    for item in accept[:1000].split(","):
+        match item.partition(";")[0].strip().lower():
+            case "*/*" | "application/*" | "application/json":
+                return _JSON
+            case "image/*" | "image/png":
+                return _PNG
+    raise NotAcceptable(f"The response can be {_JSON} or {_PNG}, which the Accept header excludes.")

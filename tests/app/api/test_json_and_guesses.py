@@ -1,0 +1,97 @@
+"""JSON bodies, and what clients that guess wrong are told."""
+
+import base64
+
+import pytest
+
+from tests.app.types import CheckProblem, Connect, Grey
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
+@pytest.mark.parametrize("path", ["/predict", "/embed", "/explain"])
+async def test_a_base64_image_in_json_is_accepted(connect: Connect, grey: Grey, path: str, prefix: str) -> None:
+    async with connect() as client:
+        response = await client.post(path, json={"image": prefix + base64.b64encode(grey(9)).decode()})
+        assert response.status_code == 200
+        expected = await client.post(path, files={"file": grey(9)})
+    assert response.json() == expected.json()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"image": 1}',
+        '{"image": ""}',
+        '{"image": "%"}',
+        '{"image": "AA==", "top_k": 1}',
+        '{"image": "A',
+    ],
+)
+async def test_malformed_json_is_a_problem(connect: Connect, problem: CheckProblem, body: str) -> None:
+    async with connect() as client:
+        response = await client.post("/predict", content=body, headers={"Content-Type": "application/json"})
+    problem(response, 400, "invalid-request")
+
+
+async def test_an_image_url_is_not_fetched(connect: Connect, problem: CheckProblem) -> None:
+    async with connect() as client:
+        for request in (
+            {"json": {"image": "https://localhost/a.jpg"}},
+            {"files": {"file": (None, "http://localhost")}},
+        ):
+            response = await client.post("/predict", **request)
+            assert "not fetched" in problem(response, 400, "invalid-request")
+
+
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", "x"])
+async def test_an_image_is_accepted_under_a_wrong_content_type(connect: Connect, grey: Grey, content_type: str) -> None:
+    async with connect() as client:
+        response = await client.post("/predict", content=grey(9), headers={"Content-Type": content_type})
+    assert response.json()["predictions"][0]["class_id"] == 9
+
+
+@pytest.mark.parametrize(("given", "meant"), [("topk", "top_k"), ("TOP_K", "top_k"), ("min_prob", "min_probability")])
+async def test_a_misspelled_parameter_is_recognized(
+    connect: Connect, grey: Grey, problem: CheckProblem, given: str, meant: str
+) -> None:
+    async with connect() as client:
+        response = await client.post(f"/predict?{given}=1", files={"file": grey(9)})
+    assert meant in problem(response, 422, "invalid-parameter")
+
+
+async def test_a_parameter_in_the_form_is_redirected_to_the_query(
+    connect: Connect, grey: Grey, problem: CheckProblem
+) -> None:
+    async with connect() as client:
+        response = await client.post("/predict", files={"file": grey(9)}, data={"top_k": "5"})
+    assert "?top_k=" in problem(response, 400, "invalid-request")
+
+
+async def test_two_files_are_referred_to_the_batch_route(connect: Connect, grey: Grey, problem: CheckProblem) -> None:
+    async with connect() as client:
+        response = await client.post("/predict", files=[("file", grey(9)), ("file", grey(8))])
+    assert "/predict/batch" in problem(response, 400, "invalid-request")
+
+
+async def test_heic_is_named(connect: Connect, problem: CheckProblem) -> None:
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    async with connect() as client:
+        response = await client.post("/predict", files={"file": heic})
+    assert "HEIC" in problem(response, 415, "unsupported-media-type")
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/predict"), ("PUT", "/predict"), ("POST", "/")])
+async def test_a_wrong_method_is_referred_to_the_documentation(
+    connect: Connect, problem: CheckProblem, method: str, path: str
+) -> None:
+    async with connect() as client:
+        response = await client.request(method, path)
+    detail = problem(response, 405, "about:blank")
+    assert method in detail
+    assert "/docs" in detail
+    assert response.headers["allow"]

@@ -1,0 +1,45 @@
+"""Web pages of other origins, and what they may cache."""
+
+import pytest
+
+from tests.app.types import CheckProblem, Connect, Grey
+
+pytestmark = pytest.mark.anyio
+
+ORIGIN = "https://shop.example"
+
+
+async def test_other_origins_cannot_use_the_service_by_default(connect: Connect, grey: Grey) -> None:
+    async with connect() as client:
+        response = await client.post("/predict", files={"file": grey(1)}, headers={"Origin": ORIGIN})
+    assert "access-control-allow-origin" not in response.headers
+
+
+async def test_a_listed_origin_may_read_predictions_and_rejections(
+    connect: Connect, grey: Grey, problem: CheckProblem
+) -> None:
+    async with connect(cors_origins={ORIGIN}, api_keys={"secret"}) as client:
+        headers = {
+            "Origin": ORIGIN,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "X-API-Key",
+        }
+        preflight = await client.options("/predict", headers=headers)
+        assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (200, ORIGIN)
+        rejected = await client.post("/predict", files={"file": grey(1)}, headers={"Origin": ORIGIN})
+        problem(rejected, 401, "unauthorized")
+        assert rejected.headers["access-control-allow-origin"] == ORIGIN
+        assert "Retry-After" in rejected.headers["access-control-expose-headers"]
+        other = await client.post("/predict", files={"file": grey(1)}, headers={"Origin": "https://other.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+async def test_labels_are_sent_again_only_if_they_have_changed(connect: Connect) -> None:
+    async with connect() as client:
+        first = await client.get("/model/labels")
+        etag = first.headers["etag"]
+        again = await client.get("/model/labels", headers={"If-None-Match": f'"x", W/{etag}'})
+        other = await client.get("/model/labels", headers={"If-None-Match": '"x"'})
+    assert len(first.json()["labels"]) == 256
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+    assert other.status_code == 200
