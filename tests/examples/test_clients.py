@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import skimage.data
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -64,6 +66,23 @@ def test_client_fails_and_shows_the_error_if_the_image_is_rejected(command: list
     result = run(*command, "README.md", server_url)
     assert result.returncode != 0
     assert "unsupported-media-type" in result.stdout + result.stderr
+
+
+def test_the_concurrent_client_prints_each_prediction(server_url: str) -> None:
+    result = run(sys.executable, "examples/async_client.py", server_url, *[PHOTO] * 12)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("espresso") == 12
+
+
+def test_the_search_ranks_the_same_photo_first(server_url: str, tmp_path: Path) -> None:
+    for name, image in {"camera": skimage.data.camera(), "smaller": skimage.data.coffee()[::2, ::2]}.items():
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    others = [str(tmp_path / "camera.png"), str(tmp_path / "smaller.png")]
+    result = run(sys.executable, "examples/search.py", server_url, PHOTO, *others, PHOTO)
+    assert result.returncode == 0, result.stderr
+    found = [line.split()[1] for line in result.stdout.splitlines()]
+    assert found == [PHOTO, others[1], others[0]]
+    assert result.stdout.startswith("1.000")
 
 
 @pytest.mark.parametrize("name", ["client.py", "client.js", "Client.java"])

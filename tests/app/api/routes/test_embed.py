@@ -39,9 +39,7 @@ async def test_an_unknown_encoding_is_a_problem(connect: Connect, grey: Grey, pr
 
 
 async def test_the_embedding_equals_that_of_timm(make_photo: MakePhoto, encode: Encode, tmp_path: Path) -> None:
-    network: Any = timm.create_model(
-        "convnext_atto", num_classes=10
-    ).eval()  # Any: its methods are typed as tensors
+    network: Any = timm.create_model("convnext_atto", num_classes=10).eval()  # Any: its methods are typed as tensors
     torch.save(network.state_dict(), tmp_path / "atto.pth")
     model = load_model(tmp_path / "atto.pth")
     photo = encode(make_photo())
