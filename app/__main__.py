@@ -1,18 +1,21 @@
-"""The command's entry, also ``python -m app``: a SIGTERM ends it from the first moment on."""
+"""Entry point of the command, also as ``python -m app``; handles a SIGTERM that arrives during start-up."""
 
 import signal
 import sys
+from importlib.metadata import version
 from types import FrameType
 
 
 def main() -> int:
-    """``app.cli.main``, ended with 143 by a SIGTERM that comes before the server answers signals itself.
+    """Runs ``app.cli.main``. A SIGTERM before the server handles signals itself ends the process with 143.
 
-    As process 1 of a container it would otherwise outlive every SIGTERM until then: the kernel delivers to that
-    process only what it has a handler for.
+    Without a handler, process 1 of a container would ignore the signal.
     """
     signal.signal(signal.SIGTERM, _end)
-    from app.cli import main as run  # here, for it takes seconds, during which the signal may come
+    if sys.argv[1:] == ["--version"]:
+        print(version("convnext-serve"))  # noqa: T201 - the command's output
+        return 0
+    from app.cli import main as run  # takes seconds, in which a signal may arrive
 
     return run()
 

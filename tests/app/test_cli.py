@@ -1,8 +1,14 @@
 """convnext-serve predict and weights; serve is in test_server."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol, get_args, get_origin
 
 import pytest
 from PIL import Image
@@ -14,6 +20,11 @@ from model.checkpoints.registry import registered_weights
 from tests.conftest import Encode, MakePhoto
 
 LABELS = {"ant", "bee", "cat", "dog", "eel"}
+
+
+def lines(text: str) -> list[Any]:  # Any: JSON
+    """The values of JSON Lines."""
+    return [json.loads(line) for line in text.splitlines()]
 
 
 class Predict(Protocol):
@@ -48,7 +59,7 @@ def test_predict_prints_the_probabilities_of_the_network_as_json(
 ) -> None:
     code, out, err = predict(*photos, "--json")
     assert (code, err) == (0, "")
-    results = json.loads(out)
+    results = lines(out)
     assert [result["file"] for result in results] == photos
     for result in results:
         tensor = tiny_model.transform(Image.open(result["file"]))[None]
@@ -67,32 +78,98 @@ def test_predict_prints_a_table(predict: Predict, photos: list[str]) -> None:
 
 
 def test_a_file_that_is_no_image_does_not_affect_the_others(
-    predict: Predict, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predict: Predict, photos: list[str], tmp_path: Path
 ) -> None:
     words = tmp_path / "words [bold].txt"
     words.write_text("words")
     absent = str(tmp_path / "absent.jpg")
-    code, out, _ = predict(photos[0], str(words), absent, photos[1], "--json")
-    assert code == 1
-    results = json.loads(out)
-    assert ["error" in result for result in results] == [False, True, True, False]
-    assert "JPEG, PNG" in results[1]["error"]
-    assert absent in results[2]["error"]
-    monkeypatch.setenv("COLUMNS", "300")
-    code, out, _ = predict(photos[0], str(words))
-    assert code == 1
-    assert "words [bold].txt" in out
+    for options in ([], ["--json"]):
+        code, out, err = predict(photos[0], str(words), absent, photos[1], *options)
+        assert code == 1
+        assert str(words) not in out
+        assert f"{words}: The file is in none" in err
+        assert absent in err
+    assert [result["file"] for result in lines(out)] == photos[:2]
 
 
 def test_predict_rejects_images_over_the_pixel_limit(predict: Predict, photos: list[str]) -> None:
-    code, out, _ = predict(photos[0], "--json", "--max-image-pixels", "99")
-    assert code == 1
-    assert "90×70" in json.loads(out)[0]["error"]
+    code, out, err = predict(photos[0], "--json", "--max-image-pixels", "99")
+    assert (code, out) == (1, "")
+    assert "90×70" in err
+
+
+def test_folders_are_searched_for_images(predict: Predict, photos: list[str], tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("words")
+    (tmp_path / "below").mkdir()
+    below = Path(photos[0]).rename(tmp_path / "below" / "moved.JPG")
+    code, out, err = predict(str(tmp_path), "--json")
+    assert (code, err) == (0, "")
+    assert [result["file"] for result in lines(out)] == [str(below), *photos[1:]]
+
+
+def test_names_on_standard_input_are_classified_as_they_arrive(tiny_path: Path, photos: list[str]) -> None:
+    command = [sys.executable, "-m", "app", "predict", "--model", str(tiny_path), "--json", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for photo in photos:  # the next name is sent only after the result of the last one
+            process.stdin.write(f"{photo}\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["file"] == photo
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+def test_ctrl_c_keeps_what_was_written_and_prints_no_traceback(
+    tiny_path: Path, photos: list[str], tmp_path: Path
+) -> None:
+    output = tmp_path / "results.jsonl"
+    command = [sys.executable, "-m", "app", "predict", "--model", str(tiny_path), "--output", str(output), "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(f"{photos[0]}\nabsent.jpg\n")
+        process.stdin.flush()
+        assert "absent.jpg" in process.stderr.readline()  # the second name is processed, so the first one is written
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert "Traceback" not in process.stderr.read()
+    assert [result["file"] for result in lines(output.read_text())] == photos[:1]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_output_resumes_after_an_incomplete_last_result(
+    predict: Predict, photos: list[str], tmp_path: Path, suffix: str
+) -> None:
+    output = tmp_path / f"results{suffix}"
+    arguments = ["--output", str(output), "--top-k", "2"]
+    assert predict(*photos, *arguments)[:2] == (0, "")
+    complete = output.read_text()
+    for cut in (1, 25, 120):
+        output.write_text(complete[:-cut])
+        assert predict(*photos, *arguments)[0] == 0
+        assert output.read_text() == complete
+    assert predict(*photos, *arguments)[0] == 0
+    assert output.read_text() == complete
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("results.txt", ""), ("results.jsonl", "[1]\n"), ("results.csv", "a\nb\n")]
+)
+def test_a_file_of_something_else_is_not_appended_to(
+    predict: Predict, photos: list[str], tmp_path: Path, name: str, content: str
+) -> None:
+    output = tmp_path / name
+    output.write_text(content)
+    code, _, err = predict(photos[0], "--output", str(output))
+    assert code == 2
+    assert name in err
+    assert output.read_text() == content
 
 
 def test_top_k_is_at_most_the_number_of_labels(predict: Predict, photos: list[str]) -> None:
     _, out, _ = predict(photos[0], "--json", "--top-k", "50")
-    assert {item["label"] for item in json.loads(out)[0]["predictions"]} == LABELS
+    assert {item["label"] for item in lines(out)[0]["predictions"]} == LABELS
 
 
 @pytest.mark.parametrize(
@@ -128,7 +205,9 @@ def test_names_an_unknown_environment_variable(
 ) -> None:
     monkeypatch.setenv("CONVNEXT_TOPK", "3")
     assert cli.main(["weights", "list"]) == 2
-    assert "CONVNEXT_TOPK" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "CONVNEXT_TOPK" in err
+    assert "CONVNEXT_TOP_K" in err
 
 
 def test_does_not_print_the_value_of_an_unknown_environment_variable(
@@ -156,16 +235,18 @@ def test_every_setting_is_an_option_of_serve(capsys: pytest.CaptureFixture[str])
         cli.main(["serve", "--help"])
     assert caught.value.code == 0
     out = capsys.readouterr().out
-    for name in Settings.model_fields:
+    for name, field in Settings.model_fields.items():
         assert f"--{name.replace('_', '-')}" in out
+        if get_origin(field.annotation) is Literal:
+            assert f"{{{','.join(get_args(field.annotation))}}}" in out
 
 
 def test_options_take_precedence_over_the_environment(
     monkeypatch: pytest.MonkeyPatch, predict: Predict, photos: list[str]
 ) -> None:
     monkeypatch.setenv("CONVNEXT_TOP_K", "1")
-    assert len(json.loads(predict(photos[0], "--json")[1])[0]["predictions"]) == 1
-    assert len(json.loads(predict(photos[0], "--json", "--top-k", "4")[1])[0]["predictions"]) == 4
+    assert len(lines(predict(photos[0], "--json")[1])[0]["predictions"]) == 1
+    assert len(lines(predict(photos[0], "--json", "--top-k", "4")[1])[0]["predictions"]) == 4
 
 
 def test_weights_list_shows_which_are_fetched(
@@ -195,3 +276,59 @@ def test_weights_verify_fails_if_they_have_not_been_fetched(capsys: pytest.Captu
     captured = capsys.readouterr()
     assert "convnext_tiny" in captured.err
     assert captured.out == ""
+
+
+def test_weights_list_is_not_cut_off_in_a_pipe_and_has_the_facts_of_the_embedded_model(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["weights", "list", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert set(rows) == set(registered_weights())
+    embedded = rows["convnext_atto_tiny_imagenet_200"]
+    assert embedded["fetched"]
+    assert embedded["top1"] == pytest.approx(49, abs=1)
+    assert embedded["licence"]
+    assert cli.main(["weights", "list"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in rows)
+
+
+def test_weights_show_describes_registered_weights_before_they_are_fetched(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.main(["weights", "show", "convnext_tiny", "--json", "--cache-dir", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["name"], found["fetched"], found["depths"]) == ("convnext_tiny", False, [3, 3, 9, 3])
+    assert len(found["labels"]) == 1000
+    assert "236" in found["preprocessing"]
+
+
+def test_an_occupied_port_and_an_unknown_host_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
+        assert cli.main(["serve", "--port", str(port)]) == 1
+        assert f"127.0.0.1:{port}" in capsys.readouterr().err
+    assert cli.main(["serve", "--host", "no-such-host.invalid"]) == 1
+    assert "no-such-host.invalid" in capsys.readouterr().err
+
+
+def test_the_choices_of_a_setting_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", "--device", "gpu"]) == 2
+    assert "cuda" in capsys.readouterr().err
+
+
+def test_the_version_is_printed_without_loading_torch() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "app", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == version("convnext-serve")
+    assert " torch" not in done.stderr
+
+
+def test_the_console_need_not_be_utf_8(tiny_path: Path, photos: list[str]) -> None:
+    photo = Path(photos[0]).rename(Path(photos[0]).with_name("größe.jpg"))
+    command = [sys.executable, "-m", "app", "predict", "--model", str(tiny_path), str(photo), "fehlt ä.jpg"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=False, timeout=60)
+    assert done.returncode == 1
+    assert b"gr\\xf6\\xdfe.jpg" in done.stdout
+    assert b"Traceback" not in done.stderr

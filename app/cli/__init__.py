@@ -1,0 +1,122 @@
+"""The command convnext-serve: serve, predict and weights."""
+
+import argparse
+import difflib
+import io
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import pydantic
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from app.cli import predict, serve, weights
+from app.cli.output import complain
+from app.settings import PREFIX, Settings
+from model.errors import ModelError
+
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+
+_PREDICT = (
+    *("model", "labels", "device", "runtime", "precision", "compile", "max_batch_size", "cache_dir"),
+    *("top_k", "max_image_pixels", "decode_threads", "cpu_threads"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code: 0, 1 if something failed, 2 for wrong usage, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for consoles that are not UTF-8
+    options = _parser().parse_args(arguments)
+    given = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
+    try:
+        code: int = options.run(Settings(**given), options)
+    except pydantic.ValidationError as error:
+        for item in error.errors():
+            complain(_setting_error(item))
+        return 2
+    except (ModelError, OSError) as error:
+        complain(str(error))
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="convnext-serve", description="Classifies images with ConvNeXt.")
+    parser.add_argument("--version", action="version", version=version("convnext-serve"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("serve", help="serve predictions over HTTP")
+    _add_settings(command, Settings.model_fields)
+    command.set_defaults(run=serve.run)
+    command = commands.add_parser("predict", help="classify files without a server")
+    command.add_argument(
+        "files", nargs="+", metavar="FILE", help="an image, a folder of images, or - for names on standard input"
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object per image and line")
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="OUTPUT",
+        help="append the results to a .jsonl or .csv file, and skip images that are already in it",
+    )
+    _add_settings(command, _PREDICT)
+    command.set_defaults(run=predict.run)
+    _add_weights(commands.add_parser("weights", help="list, download, verify or inspect weights"))
+    return parser
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    for name, run, target, text in (
+        ("list", weights.list_all, None, "list the published weights"),
+        ("fetch", weights.fetch, "NAME", "download weights into the cache folder"),
+        ("verify", weights.verify, "NAME", "compare downloaded weights with their SHA-256"),
+        ("show", weights.show, "NAME", "show what published weights or a checkpoint file contain"),
+    ):
+        action = actions.add_parser(name, help=text)
+        if target is not None:
+            action.add_argument("target", metavar=target)
+        if name in ("list", "show"):
+            action.add_argument("--json", action="store_true", help="print JSON")
+        _add_settings(action, ("cache_dir",))
+        action.set_defaults(run=run)
+
+
+def _add_settings(command: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Makes an option of each setting; one that is not given is left to the environment and the default."""
+    group = command.add_argument_group("settings", f"Each is also the environment variable {PREFIX}NAME.")
+    for name in names:
+        info = Settings.model_fields[name]
+        text = (info.description or "").replace("%", "%%")
+        if not info.is_required() and info.default not in (None, frozenset()):
+            text += f" Default: {info.default}."
+        flag = {"metavar": _metavar(name, info)}
+        if info.annotation is bool:
+            flag = {"action": argparse.BooleanOptionalAction}
+        group.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **flag)
+
+
+def _metavar(name: str, info: FieldInfo) -> str:
+    """The allowed values of a choice, or the name."""
+    if get_origin(info.annotation) is Literal:
+        return f"{{{','.join(get_args(info.annotation))}}}"
+    return name.upper()
+
+
+def _setting_error(error: ErrorDetails) -> str:
+    if not error["loc"]:  # of several settings together
+        return error["msg"]
+    name = str(error["loc"][0]).upper().removeprefix(PREFIX)
+    if error["type"] == "extra_forbidden":  # its value is not shown, as it may be a misspelled API_KEYS
+        similar = difflib.get_close_matches(name.lower(), Settings.model_fields, n=1)
+        hint = f"; did you mean {PREFIX}{similar[0].upper()}?" if similar else ""
+        return f"{PREFIX}{name}: there is no such setting{hint}"
+    allowed = Settings.model_fields[name.lower()].description if error["type"] == "string_pattern_mismatch" else None
+    message = f"must be {allowed}" if allowed else error["msg"]
+    return f"{PREFIX}{name}: {message} (found {error['input']!r})"

@@ -1,0 +1,131 @@
+"""convnext-serve predict: classifies files without a server, and writes each result as soon as it is there."""
+
+import argparse
+import contextlib
+import queue
+import sys
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from app.cli.output import CsvWriter, JsonLinesWriter, TextWriter, Writer, complain, resume
+from app.main import build_engine
+from app.serving.logs import configure_logging
+from app.settings import Settings
+from model.errors import ImageTooLarge, InvalidImage, UnsupportedFormat
+from model.inference.cpu import available_cores
+from model.inference.engine import InferenceEngine
+from model.prediction import Prediction, top_predictions
+from model.preprocess import Pixels, preprocess
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+
+Decoded = tuple[str, Pixels | Exception]
+Decoding = tuple[str, Future[Pixels | Exception]]
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Classifies ``options.files``; returns 1 if one of them could not be classified."""
+    configure_logging("text", "warning", sys.stderr)
+    try:
+        done = resume(options.output, settings.top_k) if options.output else set()
+    except ValueError as error:
+        complain(str(error))
+        return 2
+    engine = build_engine(settings)
+    failed = False
+    with _writer(options) as writer:
+        for batch in _batches(_expand(options.files, done), engine, settings):
+            for file, result in _classify(engine, batch, min(settings.top_k, engine.num_classes)):
+                if isinstance(result, Exception):
+                    complain(f"{file}: {result}")
+                    failed = True
+                else:
+                    writer.write(file, engine.model.name, result)
+    return 1 if failed else 0
+
+
+@contextlib.contextmanager
+def _writer(options: argparse.Namespace) -> Iterator[Writer]:
+    if options.output is None:
+        yield JsonLinesWriter(sys.stdout) if options.json else TextWriter(sys.stdout)
+        return
+    with options.output.open("a", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        is_json = options.output.suffix == ".jsonl"
+        yield JsonLinesWriter(stream) if is_json else CsvWriter(stream, header=stream.tell() == 0)
+
+
+def _expand(names: Iterable[str], done: Collection[str]) -> Iterator[str]:
+    """The files that ``names`` stand for: folders hold theirs, and - the names on standard input, as they arrive."""
+    for name in names:
+        if name == "-":
+            yield from _expand((line.rstrip("\n") for line in sys.stdin if line.strip()), done)
+        elif Path(name).is_dir():
+            files = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
+            yield from (str(path) for path in files if str(path) not in done)
+        elif name not in done:
+            yield name
+
+
+def _batches(files: Iterator[str], engine: InferenceEngine, settings: Settings) -> Iterator[list[Decoded]]:
+    """Decoded images in order, in batches of what is there; later ones are decoded in the meantime."""
+    decoding: queue.Queue[Decoding | BaseException | None] = queue.Queue(4 * engine.max_batch_size)
+
+    def decode(file: str) -> Pixels | Exception:
+        try:
+            return preprocess(Path(file).read_bytes(), engine.model.transform, settings.max_image_pixels)
+        except (InvalidImage, UnsupportedFormat, ImageTooLarge, OSError) as error:
+            return error
+        except MemoryError:
+            return InvalidImage("There is not enough memory to decode the image.")
+
+    def read() -> None:
+        try:
+            for file in files:
+                decoding.put((file, decoders.submit(decode, file)))
+            decoding.put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that waits
+            decoding.put(error)
+
+    decoders = ThreadPoolExecutor(settings.decode_threads or available_cores())
+    try:
+        threading.Thread(target=read, name="file names", daemon=True).start()
+        while batch := _next_batch(decoding, engine.max_batch_size):
+            yield [(file, future.result()) for file, future in batch]
+    finally:
+        decoders.shutdown(wait=False, cancel_futures=True)
+
+
+def _next_batch(decoding: "queue.Queue[Decoding | BaseException | None]", size: int) -> list[Decoding]:
+    """Waits for one image and takes what else is there; empty at the end."""
+    batch: list[Decoding] = []
+    while len(batch) < size and not (batch and decoding.empty()):
+        match decoding.get():
+            case None:
+                decoding.put(None)
+                break
+            case BaseException() as error:
+                raise error
+            case item:
+                batch.append(item)
+    return batch
+
+
+def _classify(
+    engine: InferenceEngine, batch: Sequence[Decoded], top_k: int
+) -> Iterator[tuple[str, list[Prediction] | Exception]]:
+    """The predictions of each file, or why there are none."""
+    images = [pixels for _, pixels in batch if not isinstance(pixels, Exception)]
+    rows = iter(engine.predict(images) if images else ())
+    for file, pixels in batch:
+        if isinstance(pixels, Exception):
+            yield file, pixels
+            continue
+        logits = next(rows)
+        if np.isfinite(logits).all():
+            yield file, top_predictions(logits, engine.model.labels, top_k)
+        else:
+            yield file, InvalidImage("The network returned a result that is not finite for this image.")
