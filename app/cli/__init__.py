@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import pydantic
 from pydantic.fields import FieldInfo
@@ -96,7 +96,7 @@ def _add_settings(command: argparse.ArgumentParser, names: Iterable[str]) -> Non
         text = (info.description or "").replace("%", "%%")
         if not info.is_required() and info.default not in (None, frozenset()):
             text += f" Default: {info.default}."
-        flag = {"metavar": _metavar(name, info)}
+        flag: dict[str, Any] = {"metavar": _metavar(name, info)}  # Any: argparse's arguments
         if info.annotation is bool:
             flag = {"action": argparse.BooleanOptionalAction}
         group.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **flag)

@@ -119,7 +119,7 @@ def _classify(
 ) -> Iterator[tuple[str, list[Prediction] | Exception]]:
     """The predictions of each file, or why there are none."""
     images = [pixels for _, pixels in batch if not isinstance(pixels, Exception)]
-    rows = iter(engine.predict(images) if images else ())
+    rows = iter(list(engine.predict(images)) if images else [])
     for file, pixels in batch:
         if isinstance(pixels, Exception):
             yield file, pixels

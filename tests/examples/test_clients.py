@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import skimage.data
 from PIL import Image
+
+from tests.conftest import MakePhoto
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -74,10 +75,11 @@ def test_the_concurrent_client_prints_each_prediction(server_url: str) -> None:
     assert result.stdout.count("espresso") == 12
 
 
-def test_the_search_ranks_the_same_photo_first(server_url: str, tmp_path: Path) -> None:
-    for name, image in {"camera": skimage.data.camera(), "smaller": skimage.data.coffee()[::2, ::2]}.items():
-        Image.fromarray(image).save(tmp_path / f"{name}.png")
-    others = [str(tmp_path / "camera.png"), str(tmp_path / "smaller.png")]
+def test_the_search_ranks_the_same_photo_first(server_url: str, tmp_path: Path, make_photo: MakePhoto) -> None:
+    with Image.open(ROOT / PHOTO) as photo:
+        photo.reduce(2).save(tmp_path / "smaller.png")
+    make_photo().save(tmp_path / "other.png")
+    others = [str(tmp_path / "other.png"), str(tmp_path / "smaller.png")]
     result = run(sys.executable, "examples/search.py", server_url, PHOTO, *others, PHOTO)
     assert result.returncode == 0, result.stderr
     found = [line.split()[1] for line in result.stdout.splitlines()]
