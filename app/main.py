@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -21,6 +22,7 @@ from app.serving.service import ClassificationService, Limits
 from app.serving.telemetry import Telemetry
 from app.settings import Settings
 from model import load_model
+from model.errors import EngineError
 from model.inference.cpu import available_cores
 from model.inference.engine import InferenceEngine
 
@@ -30,10 +32,12 @@ logger = logging.getLogger(__name__)
 def create_app(settings: Settings | None = None, engine: InferenceEngine | None = None) -> FastAPI:
     """The application. Without an ``engine``, start-up builds the one that ``settings`` describe.
 
-    Raises ``OSError`` if the file of API keys is missing or empty. Start-up raises ``model.errors.ModelError`` if the
-    model or the device is not available.
+    Raises ``OSError`` if the file of API keys is missing or empty, and ``EngineError`` if tracing is not installed.
+    Start-up raises ``model.errors.ModelError`` if the model or the device is not available.
     """
     settings = settings or Settings()
+    if settings.tracing and find_spec("opentelemetry.sdk") is None:
+        raise EngineError("tracing needs OpenTelemetry's SDK: pip install 'convnext-serve[otel]'")
     context = _build_context(settings)
 
     @asynccontextmanager
@@ -41,6 +45,7 @@ def create_app(settings: Settings | None = None, engine: InferenceEngine | None 
         ready_engine = engine if engine is not None else await asyncio.to_thread(build_engine, settings)
         context.service = ClassificationService(ready_engine, context.telemetry, _limits(settings))
         context.service.start()
+        _describe(context.telemetry, ready_engine)
         try:
             yield
         finally:
@@ -54,6 +59,14 @@ def create_app(settings: Settings | None = None, engine: InferenceEngine | None 
         docs_url=None,  # see app.api.routes.docs
         redoc_url=None,
         redirect_slashes=False,
+        # Traces of requests are FastAPI's own; metrics and logs are this application's.
+        telemetry={
+            "tracing": settings.tracing,
+            "auto_configure": settings.tracing,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+        },
     )
     app.state.context = context
     app.add_middleware(RequestMiddleware, context=context)
@@ -106,9 +119,19 @@ def _allow_origins(app: FastAPI, origins: list[str]) -> None:
     )
 
 
+def _describe(telemetry: Telemetry, engine: InferenceEngine) -> None:
+    telemetry.describe(
+        version=version("convnext-serve"),
+        model=engine.model.name,
+        device=str(engine.device),
+        precision=engine.precision,
+        mode=engine.mode,
+    )
+
+
 def _build_context(settings: Settings) -> AppContext:
     return AppContext(
-        telemetry=Telemetry(),
+        telemetry=Telemetry(tracing=settings.tracing),
         uploads=UploadLimits(settings.max_upload_bytes, settings.max_buffered_bytes),
         keys=ApiKeys((key.get_secret_value() for key in settings.api_keys), settings.api_keys_file),
         request_timeout_s=settings.request_timeout_s,

@@ -57,11 +57,9 @@ class QueuedHandler(QueueHandler):
 def configure_logging(log_format: str, log_level: str, stream: IO[str]) -> QueuedHandler:
     """Sends every log line of the process to ``stream``, as text or as one JSON object per line."""
     formatter = (
-        JsonFormatter(
-            "{asctime}{levelname}{name}{message}", style="{", rename_fields={"asctime": "time", "levelname": "level"}
-        )
+        JsonFormatter("{levelname}{name}{message}", style="{", rename_fields={"levelname": "level"}, timestamp="time")
         if log_format == "json"
-        else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z")
     )
     handler = QueuedHandler(stream, formatter)
     logging.basicConfig(handlers=[handler], level=log_level.upper(), force=True)

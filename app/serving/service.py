@@ -200,7 +200,7 @@ class ClassificationService:
         self._admission.note_completed()
         if result.value is None:
             raise Unavailable("The network returned a result that is not finite for this image.")
-        self._telemetry.on_image(decode_s, result.queue_s)
+        self._telemetry.on_image(decode_s, result.queue_s, result.run_s)
         return result.value, Timings(decode_s, result.queue_s, result.run_s)
 
     async def drain(self, grace_s: float) -> None:

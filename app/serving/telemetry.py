@@ -1,10 +1,14 @@
 """Telemetry: the Prometheus collectors of one application."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 
+from opentelemetry import trace
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -13,9 +17,10 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Telemetry:
-    """The collectors of one application, in a registry of its own."""
+    """The collectors of one application, in a registry of its own; with ``tracing``, spans by OpenTelemetry, too."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tracing: bool = False) -> None:
+        self._tracer = trace.get_tracer("convnext_serve") if tracing else None
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
@@ -28,9 +33,6 @@ class Telemetry:
         self._batch_size = self._histogram("batch_size", "Images per batch.", buckets=_SIZES)
         self._in_service = Gauge(
             "convnext_images_in_service", "Images admitted and not yet completed.", registry=self._registry
-        )
-        self._dropped_logs = Gauge(
-            "convnext_dropped_log_lines", "Log lines dropped because their reader was slow.", registry=self._registry
         )
         # Looking up a child by its labels takes longer than counting.
         self._requests_child = cache(self._requests.labels)
@@ -48,10 +50,12 @@ class Telemetry:
         self._batch_size.observe(size)
         self._inference.observe(run_s)
 
-    def on_image(self, decode_s: float, queue_s: float) -> None:
-        """Counts one image that was classified."""
+    def on_image(self, decode_s: float, queue_s: float, run_s: float) -> None:
+        """Counts one image whose batch has just ended, and adds spans of its phases to the trace of the request."""
         self._decode.observe(decode_s)
         self._queue_wait.observe(queue_s)
+        if self._tracer is not None:
+            _add_spans(self._tracer, {"inference": run_s, "queue": queue_s, "decode": decode_s})
 
     def watch_images(self, count: Callable[[], float]) -> None:
         """Reads the number of images in the service whenever the metrics are requested."""
@@ -59,7 +63,15 @@ class Telemetry:
 
     def watch_dropped_logs(self, count: Callable[[], float]) -> None:
         """Reads the number of dropped log lines whenever the metrics are requested."""
-        self._dropped_logs.set_function(count)
+        self._registry.register(
+            _Counted("convnext_dropped_log_lines", "Lines dropped as their reader was slow.", count)
+        )
+
+    def describe(self, **labels: str) -> None:
+        """Sets the labels of ``convnext_info``, whose value is 1."""
+        Gauge("convnext_info", "What is served, and how.", tuple(labels), registry=self._registry).labels(**labels).set(
+            1
+        )
 
     def render(self) -> bytes:
         """All collectors in Prometheus' text format, of type ``CONTENT_TYPE``."""
@@ -72,3 +84,23 @@ class Telemetry:
         self, name: str, text: str, labels: tuple[str, ...] = (), buckets: tuple[float, ...] = _SECONDS
     ) -> Histogram:
         return Histogram(f"convnext_{name}", text, labels, buckets=buckets, registry=self._registry)
+
+
+class _Counted(Collector):
+    """A counter that is kept elsewhere."""
+
+    def __init__(self, name: str, text: str, count: Callable[[], float]) -> None:
+        self._name, self._text, self._count = name, text, count
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The current value."""
+        yield CounterMetricFamily(self._name, self._text, self._count())
+
+
+def _add_spans(tracer: trace.Tracer, seconds: Mapping[str, float]) -> None:
+    """Adds a span for each phase of an image; the first one has just ended, and the others came before it."""
+    end = time.time_ns()
+    for name, duration_s in seconds.items():
+        start = end - round(1e9 * duration_s)
+        tracer.start_span(name, start_time=start).end(end)
+        end = start

@@ -180,7 +180,35 @@ async def test_logs_each_request_with_its_id_and_problem(connect: Connect, caplo
     [record] = [record for record in caplog.records if record.name == "app.access"]
     assert record.__dict__["request_id"] == "mine"
     assert record.__dict__["problem"] == "unsupported-media-type"
+    assert record.__dict__["method"] == "POST"
+    assert record.__dict__["path"] == record.__dict__["route"] == "/predict"
+    assert record.__dict__["status"] == 415
+    assert record.__dict__["duration_ms"] >= 0
     assert record.getMessage().startswith("POST /predict 415 ")
+    assert record.getMessage().endswith(" ms mine unsupported-media-type")
+
+
+async def test_successful_probes_and_scrapes_are_logged_at_debug_level(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "app.access")
+    async with connect() as client:
+        for path in ("/health", "/health/live", "/metrics", "/model"):
+            await client.get(path)
+    levels = [record.levelno for record in caplog.records if record.name == "app.access"]
+    assert levels == [logging.DEBUG, logging.DEBUG, logging.DEBUG, logging.INFO]
+
+
+async def test_the_path_of_a_404_is_logged_escaped_and_bounded(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "app.access")
+    async with connect() as client:
+        await client.get("/a%0Ab%1B" + "c" * 1000)
+    [record] = [record for record in caplog.records if record.name == "app.access"]
+    assert r"/a\nb\x1bccc" in record.getMessage()
+    assert len(record.getMessage()) < 400
+    assert record.__dict__["route"] == "unmatched"
 
 
 async def test_unknown_paths_share_one_label(connect: Connect) -> None:

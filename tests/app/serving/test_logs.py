@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_json_lines_are_objects_with_extra_fields() -> None:
     logging.getLogger("app.access").info("%s %d", "GET", 200, extra={"request_id": "a", "problem": None})
     handler.close()
     line = json.loads(stream.getvalue())
-    assert line.pop("time")
+    assert datetime.fromisoformat(line.pop("time")).tzinfo is not None
     assert line == {
         "level": "INFO",
         "name": "app.access",

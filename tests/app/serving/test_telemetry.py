@@ -19,7 +19,7 @@ def test_gauges_are_read_when_the_metrics_are_requested() -> None:
     images += [1, 2]
     found = samples(telemetry)
     assert found["convnext_images_in_service"] == 2
-    assert found["convnext_dropped_log_lines"] == 3
+    assert found["convnext_dropped_log_lines_total"] == 3
 
 
 def test_every_collector_has_a_description() -> None:
