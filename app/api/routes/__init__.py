@@ -1,6 +1,7 @@
 """Routes: one file per resource."""
 
 from fastapi import Depends, FastAPI
+from fastapi.staticfiles import StaticFiles
 
 from app.api.dependencies import require_key
 from app.api.routes import batch, docs, embed, explain, health, metrics, model, page, predict
@@ -16,3 +17,4 @@ def include_routers(app: FastAPI, *, require_keys: bool) -> None:
         app.include_router(router, dependencies=guards)
     for router in (health.router, metrics.router, page.router, docs.router):
         app.include_router(router)
+    app.mount("/static", StaticFiles(directory=page.STATIC), name="static")

@@ -9,18 +9,28 @@ from tests.app.api.asgi import CheckProblem, Connect
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_page_is_html_that_posts_to_predict(connect: Connect) -> None:
+async def test_the_page_and_its_files_are_served_without_inline_scripts_and_other_hosts(connect: Connect) -> None:
     async with connect() as client:
-        response = await client.get("/")
-    assert (response.status_code, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert re.search(r"""["']/?predict""", response.text)
+        page = await client.get("/")
+        assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        linked = re.findall(r'(?:src|href)="(?!data:)([^"#]+)"', page.text)
+        assert [target for target in linked if "//" in target or target.startswith("/")] == []  # works under a prefix
+        for target in linked:
+            assert (await client.get(f"/{target}")).status_code == 200
+    assert "<style" not in page.text
+    assert re.findall(r"<script(?![^>]* src=)|\son\w+=|style=", page.text) == []
 
 
-async def test_the_page_loads_nothing_from_elsewhere(connect: Connect) -> None:
+async def test_static_files_are_sent_again_only_if_they_have_changed(connect: Connect, problem: CheckProblem) -> None:
     async with connect() as client:
-        text = (await client.get("/")).text
-    assert 'src="http' not in text
-    assert 'href="http' not in text
+        first = await client.get("/static/page.js")
+        again = await client.get("/static/page.js", headers={"If-None-Match": first.headers["etag"]})
+        assert (first.status_code, again.status_code) == (200, 304)
+        for path in ("/static/absent.js", "/static/", "/static/%2e%2e/schemas.py"):
+            problem(await client.get(path), 404, "about:blank")
 
 
 async def test_head_is_supported(connect: Connect) -> None:
