@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
+from app.api.access_log import PROBES
 from app.api.dependencies import AppContext
 from app.api.keys import ApiKeys
 from app.api.middleware import RequestMiddleware
@@ -66,6 +67,7 @@ def create_app(settings: Settings | None = None, engine: InferenceEngine | None 
             "metrics": False,
             "logs": False,
             "operation_spans": False,
+            "exclude": lambda scope: scope["path"].removeprefix(scope.get("root_path", "")) in PROBES,
         },
     )
     app.state.context = context

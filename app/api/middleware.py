@@ -9,6 +9,7 @@ import time
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.access_log import PROBES, AccessEntry
 from app.api.dependencies import AppContext
 from app.api.problems import problem_response, problem_type
 from app.serving.errors import DeadlineExceeded, Unavailable
@@ -17,9 +18,6 @@ logger = logging.getLogger(__name__)
 access_log = logging.getLogger("app.access")
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_LINE = "%s %s %d %.1f ms %s %s"
-_MAX_LOGGED_PATH = 200  # characters
-_PROBES = {"/health", "/health/ready", "/health/live", "/metrics", "/ping", "/v2/health/ready", "/v2/health/live"}
 _UNMATCHED = "unmatched"  # one metrics label for every path without a route, so that no client can add labels
 
 
@@ -105,23 +103,14 @@ class _Exchange:
         status, problem = self.status or 500, self.scope["state"].get("problem")
         duration_s = time.monotonic() - self._started_at
         self._context.telemetry.on_response(route, status, duration_s, problem)
-        level = logging.DEBUG if route in _PROBES and status < 400 else logging.INFO
+        level = logging.DEBUG if route in PROBES and status < 400 else logging.INFO
         if access_log.isEnabledFor(level):
-            method, path, duration_ms = self.scope["method"], self.scope["path"][:_MAX_LOGGED_PATH], 1000 * duration_s
-            extra = {
-                "method": method,
-                "path": path,
-                "route": route,
-                "status": status,
-                "duration_ms": round(duration_ms, 1),
-                "request_id": self.request_id,
-                "problem": problem,
-            }
-            # What a client chose is escaped. The line itself is formatted by the logging thread.
-            shown = ascii(path)[1:-1] if route == _UNMATCHED else route
-            access_log.log(
-                level, _LINE, method, shown, status, duration_ms, self.request_id, problem or "", extra=extra
-            )
+            method: str = self.scope["method"]
+            path: str = self.scope["path"]
+            span = self._context.telemetry.current_span()
+            entry = AccessEntry(method, path, route, status, duration_s, self.request_id, problem, span)
+            # Logger.log would look up the line of code that calls it.
+            access_log.handle(access_log.makeRecord(access_log.name, level, "", 0, entry, (), None))
 
     def _route(self) -> str:
         """The path of the route as it was declared, after that of the application it is mounted in."""

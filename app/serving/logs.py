@@ -2,14 +2,65 @@
 
 import logging
 import queue
+import re
 import threading
+from datetime import UTC, datetime
 from logging.handlers import QueueHandler
-from typing import IO
+from typing import IO, Any, Protocol, runtime_checkable
 
+from pythonjsonlogger.core import RESERVED_ATTRS, LogData
 from pythonjsonlogger.json import JsonFormatter
 
 _QUEUE_SIZE = 10_000  # lines
 _FLUSH_TIMEOUT_S = 2.0
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
+
+
+@runtime_checkable
+class Entry(Protocol):
+    """The message of a record that has fields: ``str`` is its text, ``fields`` what a JSON line has besides it."""
+
+    def fields(self) -> dict[str, object]:
+        """The fields by name."""
+
+
+class TextFormatter(logging.Formatter):
+    """Lines for people, with the time in UTC; control characters, such as ANSI codes, are escaped."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, or several if it has a traceback."""
+        return _CONTROL_CHARACTERS.sub(lambda match: f"\\x{ord(match[0]):02x}", super().format(record))
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
+        """The time in ISO 8601."""
+        return _iso_time(record)
+
+
+class JsonLineFormatter(JsonFormatter):
+    """One JSON object per line, with the fields of an ``Entry`` and of ``extra``."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "{asctime}{levelname}{name}{message}",
+            style="{",
+            rename_fields={"asctime": "time", "levelname": "level"},
+            reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's, with ANSI codes
+        )
+
+    def add_fields(
+        self, log_data: LogData, record: logging.LogRecord, message_dict: dict[str, Any]
+    ) -> None:  # Any: the base class's type
+        """Adds the fields of an ``Entry``."""
+        super().add_fields(log_data, record, message_dict)
+        if isinstance(record.msg, Entry):
+            log_data.update(record.msg.fields())
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
+        """The time in ISO 8601."""
+        return _iso_time(record)
 
 
 class QueuedHandler(QueueHandler):
@@ -56,14 +107,14 @@ class QueuedHandler(QueueHandler):
 
 def configure_logging(log_format: str, log_level: str, stream: IO[str]) -> QueuedHandler:
     """Sends every log line of the process to ``stream``, as text or as one JSON object per line."""
-    formatter = (
-        JsonFormatter("{levelname}{name}{message}", style="{", rename_fields={"levelname": "level"}, timestamp="time")
-        if log_format == "json"
-        else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z")
-    )
+    formatter = JsonLineFormatter() if log_format == "json" else TextFormatter()
     handler = QueuedHandler(stream, formatter)
     logging.basicConfig(handlers=[handler], level=log_level.upper(), force=True)
     logging.captureWarnings(capture=True)
     for library in ("httpx", "uvicorn"):
         logging.getLogger(library).setLevel(logging.WARNING)
     return handler
+
+
+def _iso_time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")

@@ -57,6 +57,13 @@ class Telemetry:
         if self._tracer is not None:
             _add_spans(self._tracer, {"inference": run_s, "queue": queue_s, "decode": decode_s})
 
+    def current_span(self) -> trace.SpanContext | None:
+        """The span of the current request, or None if it is not traced."""
+        if self._tracer is None:
+            return None
+        span = trace.get_current_span().get_span_context()
+        return span if span.is_valid else None
+
     def watch_images(self, count: Callable[[], float]) -> None:
         """Reads the number of images in the service whenever the metrics are requested."""
         self._in_service.set_function(count)

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from app.api.access_log import AccessEntry
 from tests.app.api.asgi import (
     PNG,
     CheckProblem,
@@ -178,14 +179,33 @@ async def test_logs_each_request_with_its_id_and_problem(connect: Connect, caplo
     async with connect() as client:
         await client.post("/predict", content=b"words", headers=PNG | {"x-request-id": "mine"})
     [record] = [record for record in caplog.records if record.name == "app.access"]
-    assert record.__dict__["request_id"] == "mine"
-    assert record.__dict__["problem"] == "unsupported-media-type"
-    assert record.__dict__["method"] == "POST"
-    assert record.__dict__["path"] == record.__dict__["route"] == "/predict"
-    assert record.__dict__["status"] == 415
-    assert record.__dict__["duration_ms"] >= 0
+    assert isinstance(record.msg, AccessEntry)
+    fields = record.msg.fields()
+    assert isinstance(duration_ms := fields.pop("duration_ms"), float)
+    assert duration_ms >= 0
+    assert fields == {
+        "method": "POST",
+        "path": "/predict",
+        "route": "/predict",
+        "status": 415,
+        "request_id": "mine",
+        "problem": "unsupported-media-type",
+    }
     assert record.getMessage().startswith("POST /predict 415 ")
-    assert record.getMessage().endswith(" ms mine unsupported-media-type")
+    assert record.getMessage().endswith(" id=mine problem=unsupported-media-type")
+
+
+async def test_probes_that_fail_are_logged_at_info_level(
+    make_app: MakeApp, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "app.access")
+    app = make_app()
+    async with connect(app) as client:
+        await client.get("/health")
+        await service_of(app).drain(1)
+        await client.get("/health")
+    [record] = [record for record in caplog.records if record.name == "app.access"]
+    assert record.getMessage().startswith("GET /health 503 ")
 
 
 async def test_successful_probes_and_scrapes_are_logged_at_debug_level(
@@ -206,9 +226,10 @@ async def test_the_path_of_a_404_is_logged_escaped_and_bounded(
     async with connect() as client:
         await client.get("/a%0Ab%1B" + "c" * 1000)
     [record] = [record for record in caplog.records if record.name == "app.access"]
-    assert r"/a\nb\x1bccc" in record.getMessage()
+    assert "/a%0Ab%1Bccc" in record.getMessage()
     assert len(record.getMessage()) < 400
-    assert record.__dict__["route"] == "unmatched"
+    assert isinstance(record.msg, AccessEntry)
+    assert record.msg.route == "unmatched"
 
 
 async def test_unknown_paths_share_one_label(connect: Connect) -> None:

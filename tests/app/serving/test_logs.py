@@ -5,7 +5,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -36,20 +36,58 @@ class BlockedStream(io.StringIO):
         return super().write(text)
 
 
-def test_json_lines_are_objects_with_extra_fields() -> None:
+class Measurement:
+    """A message with fields."""
+
+    def __str__(self) -> str:
+        return "12 mm"
+
+    def fields(self) -> dict[str, object]:
+        return {"length_mm": 12, "place": None}
+
+
+def written(log_format: str, message: object, **extra: object) -> str:
+    """The line of one warning."""
     stream = io.StringIO()
-    handler = configure_logging("json", "info", stream)
-    logging.getLogger("app.access").info("%s %d", "GET", 200, extra={"request_id": "a", "problem": None})
+    handler = configure_logging(log_format, "info", stream)
+    logging.getLogger("x").warning(message, extra=extra)
     handler.close()
-    line = json.loads(stream.getvalue())
-    assert datetime.fromisoformat(line.pop("time")).tzinfo is not None
+    [line] = stream.getvalue().splitlines()
+    return line
+
+
+def test_json_lines_are_objects_with_the_fields_of_the_message() -> None:
+    line = json.loads(written("json", Measurement(), request_id="a"))
+    assert line.pop("time")
     assert line == {
-        "level": "INFO",
-        "name": "app.access",
-        "message": "GET 200",
+        "level": "WARNING",
+        "name": "x",
+        "message": "12 mm",
+        "length_mm": 12,
+        "place": None,
         "request_id": "a",
-        "problem": None,
     }
+
+
+def test_json_lines_leave_out_the_colored_message_of_uvicorn() -> None:
+    assert "colored" not in written("json", "plain", color_message="\x1b[31mcolored\x1b[0m")
+
+
+def test_text_lines_have_the_text_of_a_message_with_fields() -> None:
+    assert written("text", Measurement()).endswith(" WARNING x: 12 mm")
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_lines_have_no_control_characters(log_format: str) -> None:
+    assert written(log_format, "\x1b[31mred\x1b[0m\r\x9b\x00").isprintable()
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_times_are_in_iso_8601_with_a_zone(log_format: str) -> None:
+    before = datetime.now(UTC) - timedelta(milliseconds=1)
+    line = written(log_format, "now")
+    time = datetime.fromisoformat(json.loads(line)["time"] if log_format == "json" else line.split()[0])
+    assert before <= time <= datetime.now(UTC)
 
 
 def test_an_exception_is_one_line_of_json() -> None:
