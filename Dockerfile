@@ -23,7 +23,7 @@ RUN --mount=type=cache,target=/root/.cache set -eu; \
     if [ -n "$TORCH_BACKEND" ]; then sed -i -E '/^(cuda|nvidia|triton)-?/d' constraints.txt; fi; \
     uv venv --quiet --python "$(command -v python)" /opt/venv; \
     if ! uv pip install --python /opt/venv ${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"} \
-        --constraint constraints.txt --excludes docker/excluded.txt --requirements pyproject.toml; then \
+        --constraint constraints.txt --excludes docker/excluded.txt --requirements pyproject.toml --extra otel; then \
         if [ -n "$TORCH_BACKEND" ]; then \
             echo "ERROR: installing torch for TORCH_BACKEND=$TORCH_BACKEND failed, see above. If PyTorch's package index" \
                 "cannot be reached, build with an empty TORCH_BACKEND= to use the default package index." >&2; \

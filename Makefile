@@ -69,7 +69,7 @@ image:  ## Build the container image IMAGE:version for TORCH_BACKEND.
 		--build-arg "REVISION=$$(git rev-parse HEAD)" .
 
 lock: $(VENV)/bin/uv  ## Update constraints.txt to the newest versions that pyproject.toml allows.
-	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev --group training \
+	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev --group training --extra otel \
 		--no-emit-index-url --no-annotate --no-header --output-file constraints.txt pyproject.toml
 
 clean:  ## Delete the virtual environment and caches.
