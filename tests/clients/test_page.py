@@ -5,8 +5,10 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from tests.clients.conftest import running_server
@@ -121,10 +123,35 @@ def test_a_busy_service_is_asked_again(page: Page) -> None:
     expect(page.get_by_role("rowheader").first).to_have_text("espresso")
 
 
-def test_the_html_of_a_proxy_is_not_shown(page: Page) -> None:
-    page.route("**/predict", lambda route: route.fulfill(status=502, content_type="text/html", body="<h1>Bad Gateway"))
+@pytest.mark.parametrize("status", [200, 401, 502])
+def test_the_html_of_a_proxy_is_not_shown(page: Page, status: int) -> None:
+    page.route("**/predict", lambda route: route.fulfill(status=status, content_type="text/html", body="<h1>Proxy"))
     choose(page, COFFEE)
-    expect(page.locator(".state.error")).to_have_text(re.compile("proxy .* 502"))
+    expect(page.locator(".state.error")).to_have_text(re.compile(f"proxy .* {status}"))
+    expect(page.locator("#key")).to_be_hidden()
+
+
+def test_a_photo_may_be_dropped_anywhere_or_pasted(page: Page) -> None:
+    script = """async ([type, property]) => {
+        const blob = await (await fetch("static/samples/coffee.jpg")).blob();
+        const data = new DataTransfer();
+        data.items.add(new File([blob], "coffee.jpg", { type: "image/jpeg" }));
+        const Event = type === "paste" ? ClipboardEvent : DragEvent;
+        document.body.dispatchEvent(new Event(type, { [property]: data, bubbles: true, cancelable: true }));
+    }"""
+    for number, argument in enumerate((["drop", "dataTransfer"], ["paste", "clipboardData"]), 1):
+        page.evaluate(script, argument)
+        expect(page.get_by_role("table", name="Most probable classes")).to_have_count(number)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_barriers(page: Page, scheme: Literal["light", "dark"]) -> None:
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    choose(page, COFFEE)
+    expect(page.get_by_role("table", name="Most probable classes")).to_be_visible()
+    page.get_by_text("All classes").click()
+    violations = Axe().run(page).response["violations"]
+    assert [(violation["id"], [node["html"] for node in violation["nodes"]]) for violation in violations] == []
 
 
 def test_a_key_is_asked_for_once_and_kept(browser: Browser) -> None:

@@ -1,7 +1,6 @@
 """Routes: one file per resource."""
 
 from fastapi import Depends, FastAPI
-from fastapi.staticfiles import StaticFiles
 
 from app.api.dependencies import require_key
 from app.api.routes import batch, docs, embed, explain, health, metrics, model, page, predict
@@ -17,4 +16,4 @@ def include_routers(app: FastAPI, *, require_keys: bool) -> None:
         app.include_router(router, dependencies=guards)
     for router in (health.router, metrics.router, page.router, docs.router):
         app.include_router(router)
-    app.mount("/static", StaticFiles(directory=page.STATIC), name="static")
+    app.mount("/static", page.static_files, name="static")

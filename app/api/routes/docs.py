@@ -1,35 +1,30 @@
 """GET /docs: Swagger UI, from files of this process alone."""
 
-from importlib.resources import files
-from pathlib import Path
+from fastapi import APIRouter, HTTPException, Request, Response
 
-from fastapi import APIRouter, HTTPException
-from fastapi.responses import FileResponse
+from app.api.static_files import DOCS_POLICY, STATIC_DIRECTORY, StaticAssets
 
 router = APIRouter(include_in_schema=False)
 
-_STATIC = Path(__file__).parent.parent / "static"
-_OWN_FILES = {"swagger.js"}
-_PACKAGE_FILES = {"swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"}
-_HEADERS = {
-    # Swagger UI sets styles on elements and draws its icons from data URLs.
-    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
-    " object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
+_OWN = StaticAssets(policy=DOCS_POLICY, directory=STATIC_DIRECTORY)
+_PACKAGE = StaticAssets(policy=DOCS_POLICY, packages=[("fastapi_swagger", "resources")])
+_FILES = {
+    "swagger.js": _OWN,
+    "swagger-ui-bundle.js": _PACKAGE,
+    "swagger-ui.css": _PACKAGE,
+    "favicon-32x32.png": _PACKAGE,
 }
 
 
 @router.api_route("/docs", methods=["GET", "HEAD"])
-async def docs() -> FileResponse:
+async def docs(request: Request) -> Response:
     """The API's documentation."""
-    return FileResponse(_STATIC / "docs.html", headers=_HEADERS)
+    return await _OWN.get_response("docs.html", request.scope)
 
 
 @router.api_route("/docs/{name}", methods=["GET", "HEAD"])
-async def docs_file(name: str) -> FileResponse:
+async def docs_file(name: str, request: Request) -> Response:
     """A script, style sheet or image of the documentation."""
-    if name in _OWN_FILES:
-        return FileResponse(_STATIC / name, headers=_HEADERS)
-    if name in _PACKAGE_FILES:
-        return FileResponse(str(files("fastapi_swagger.resources") / name), headers=_HEADERS)
-    raise HTTPException(404)
+    if name not in _FILES:
+        raise HTTPException(404)
+    return await _FILES[name].get_response(name, request.scope)

@@ -1,23 +1,14 @@
-"""GET /: the web page, and the scripts, styles and photos that it loads from /static."""
+"""GET /: the web page, and GET /static: its files."""
 
-from pathlib import Path
+from fastapi import APIRouter, Request, Response
 
-from fastapi import APIRouter
-from fastapi.responses import FileResponse
+from app.api.static_files import PAGE_POLICY, STATIC_DIRECTORY, StaticAssets
 
 router = APIRouter(include_in_schema=False)
-
-STATIC = Path(__file__).parent.parent / "static"
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:;"
-    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
+static_files = StaticAssets(policy=PAGE_POLICY, directory=STATIC_DIRECTORY)
 
 
 @router.api_route("/", methods=["GET", "HEAD"])
-async def page() -> FileResponse:
+async def page(request: Request) -> Response:
     """A page that classifies photos."""
-    return FileResponse(STATIC / "index.html", headers=_HEADERS)
+    return await static_files.get_response("index.html", request.scope)

@@ -15,6 +15,7 @@ export async function request(path, options = {}, onWait = () => {}) {
   const headers = { ...options.headers, ...(key.get() && { "X-API-Key": key.get() }) };
   for (let attempt = 1; ; attempt++) {
     const response = await send(path, { ...options, headers });
+    if (isWebPage(response)) throw new Error(await explain(response)); // a sign-in page may have status 200 or 401
     if (response.ok) return response;
     if (response.status === 401) throw new KeyNeeded("The API key is missing or wrong.");
     const retryAfter = Number(response.headers.get("retry-after"));
@@ -23,6 +24,10 @@ export async function request(path, options = {}, onWait = () => {}) {
     onWait(seconds);
     await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
   }
+}
+
+function isWebPage(response) {
+  return (response.headers.get("content-type") ?? "").startsWith("text/html");
 }
 
 async function send(path, options) {
@@ -36,7 +41,7 @@ async function send(path, options) {
 async function explain(response) {
   const type = response.headers.get("content-type") ?? "";
   if (!type.includes("json")) {
-    return `A proxy answered instead of the service, with status ${response.status}. Try again later.`;
+    return `A proxy answered instead of the service, with status ${response.status}. If you have to sign in, reload this page.`;
   }
   const { title, detail } = await response.json();
   return `${title}: ${detail}`;

@@ -178,12 +178,12 @@ get("files").onchange = (event) => {
   add(event.target.files);
   event.target.value = "";
 };
-get("drop").ondragover = (event) => {
+document.ondragover = (event) => {
   event.preventDefault();
   get("drop").classList.add("over");
 };
-get("drop").ondragleave = () => get("drop").classList.remove("over");
-get("drop").ondrop = (event) => {
+document.ondragleave = () => get("drop").classList.remove("over");
+document.ondrop = (event) => { // anywhere: the browser would leave the page to show a photo that misses
   event.preventDefault();
   get("drop").classList.remove("over");
   add(event.dataTransfer.files);

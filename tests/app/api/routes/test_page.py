@@ -33,6 +33,26 @@ async def test_static_files_are_sent_again_only_if_they_have_changed(connect: Co
             problem(await client.get(path), 404, "about:blank")
 
 
+@pytest.mark.parametrize("path", ["/", "/static/page.js"])
+async def test_nothing_inline_and_nothing_from_elsewhere_may_run(connect: Connect, path: str) -> None:
+    async with connect() as client:
+        headers = (await client.get(path)).headers
+    directives = dict(part.split(maxsplit=1) for part in headers["content-security-policy"].split(";"))
+    assert directives["default-src"] == "'none'"
+    assert directives["script-src"] == directives["style-src"] == directives["connect-src"] == "'self'"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize("path", ["/", "/static/page.js", "/docs", "/docs/swagger-ui-bundle.js"])
+async def test_a_file_that_the_browser_has_is_not_sent_again(connect: Connect, path: str) -> None:
+    async with connect() as client:
+        first = await client.get(path)
+        again = await client.get(path, headers={"If-None-Match": first.headers["etag"]})
+    assert first.headers["cache-control"] == "no-cache"
+    assert (again.status_code, again.content) == (304, b"")
+
+
 async def test_head_is_supported(connect: Connect) -> None:
     async with connect() as client:
         page, response = await client.get("/"), await client.head("/")
