@@ -137,7 +137,7 @@ def _build_context(settings: Settings) -> AppContext:
         uploads=UploadLimits(settings.max_upload_bytes, settings.max_buffered_bytes),
         keys=ApiKeys((key.get_secret_value() for key in settings.api_keys), settings.api_keys_file),
         request_timeout_s=settings.request_timeout_s,
-        max_images_per_request=settings.max_images_per_request,
+        max_images_per_request=min(settings.max_images_per_request, settings.max_queue_size),  # more never fit
     )
 
 

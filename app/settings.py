@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -18,6 +18,8 @@ from app.platforms import Protocol, platform_defaults
 from model.checkpoints.registry import DEFAULT_MODEL
 
 PREFIX = "CONVNEXT_"
+Origin = Annotated[str, StringConstraints(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/?#]+)$")]
+"""As a browser sends it: a trailing slash would never match."""
 
 
 class _StrictEnvironment(EnvSettingsSource):
@@ -62,10 +64,12 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(
         30.0, gt=0, le=3600, description="From a request's headers to its response, in seconds; later gets a 504."
     )
-    max_upload_bytes: int = Field(20_000_000, ge=1, description="Largest request body.")
+    max_upload_bytes: int = Field(
+        20_000_000, ge=1, description="Largest request body, whether of one image or several."
+    )
     max_buffered_bytes: int = Field(500_000_000, ge=1, description="All request bodies in memory together.")
     max_images_per_request: int = Field(
-        16, ge=1, le=1024, description="Images in one request, where it may have several."
+        16, ge=1, le=1024, description="Images in one request, where it may have several; at most max_queue_size."
     )
     max_connections: int = Field(1000, ge=1, le=100_000, description="Open connections; more get a 503.")
     max_image_pixels: int = Field(
@@ -86,8 +90,10 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(
         None, description="File of API keys, one per line, # for comments; read again when it changes."
     )
-    cors_origins: Annotated[frozenset[str], NoDecode] = Field(
-        frozenset(), description="Origins of web pages that may use the service, separated by commas; * for all."
+    cors_origins: Annotated[frozenset[Origin], NoDecode] = Field(
+        frozenset(),
+        description="Origins of web pages that may use the service, such as https://shop.example, separated by commas;"
+        " * for all.",
     )
     root_path: str | None = Field(None, pattern="^/.*[^/]$", description="Path prefix that a proxy removes.")
     protocols: Annotated[frozenset[Protocol], NoDecode] = Field(

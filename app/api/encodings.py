@@ -12,6 +12,14 @@ _CHUNK = 1 << 20  # characters; a multiple of 4. Other threads run between two c
 _INLINE = 1 << 18  # characters; decoding so few takes less time than handing them to a thread
 
 
+NO_URLS = "URLs are not fetched, as they could reach internal hosts"
+
+
+def is_url(start: str) -> bool:
+    """Whether a text that begins with ``start`` is the URL of a page or an image."""
+    return start.lower().startswith(("http://", "https://"))
+
+
 def parse_json(body: bytes) -> Any:  # Any: JSON
     """The value of a JSON document. Raises ``InvalidRequest`` if it is malformed or has too many values."""
     if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_JSON_VALUES:
@@ -26,10 +34,8 @@ async def decode_base64(text: object) -> bytes:
     """The bytes of a base64 string, which may be a ``data:`` URL. Raises ``InvalidRequest``."""
     if not isinstance(text, str):
         raise InvalidRequest("An image must be a base64 string.")
-    if text[:8].lower().startswith(("http://", "https://")):
-        raise InvalidRequest(
-            "Send the image itself as base64: URLs are not fetched, as they could reach internal hosts."
-        )
+    if is_url(text[:8]):
+        raise InvalidRequest(f"Send the image itself as base64: {NO_URLS}.")
     if text.startswith("data:"):
         text = text.partition(",")[2]
     decoded = _decode(text) if len(text) <= _INLINE else await asyncio.to_thread(_decode, text)

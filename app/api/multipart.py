@@ -91,7 +91,7 @@ class FormFiles:
         _, options = parse_options_header(self._disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
         if name in _QUERY_PARAMETERS:
-            raise InvalidRequest(f"{name} belongs in the query, not in the form: /predict?{name}=…")
+            raise InvalidRequest(f"{name} belongs in the query, not in the form: ?{name}=…")
         if name != self._field_name:
             raise InvalidRequest(f"The part {name!r} is not known; the part with the image is '{self._field_name}'.")
         if b"filename" not in options:

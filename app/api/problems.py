@@ -171,6 +171,8 @@ def _headers(error: Exception) -> dict[str, str]:
             return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
         case errors.Unavailable():
             return {"Retry-After": str(_UNAVAILABLE_RETRY_AFTER_S)}
+        case NotAcceptable():
+            return {"Vary": "Accept"}
         case Unauthorized():
             return {"WWW-Authenticate": "Bearer"}
         case _:

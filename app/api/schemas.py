@@ -34,8 +34,10 @@ class EmbedResponse(BaseModel):
 
     model: str = Field(description="The name of the model.", examples=["convnext_tiny"])
     dimensions: int = Field(examples=[768])
-    encoding: Literal["float", "base64"]
-    embedding: list[float] | str = Field(description="A list of numbers, or base64 of little-endian float32.")
+    encoding: Literal["float", "base64"] = Field(examples=["float"])
+    embedding: list[float] | str = Field(
+        description="A list of numbers, or base64 of little-endian float32.", examples=[[0.6, -0.8], "mpkZP83MTL8="]
+    )
 
 
 class ExplainResponse(BaseModel):
@@ -47,7 +49,9 @@ class ExplainResponse(BaseModel):
     probability: float = Field(description="Softmax over all classes, 0 to 1.", examples=[0.83])
     logit: float = Field(description="The mean of `map` plus `bias`.", examples=[9.1])
     bias: float = Field(description="What every image gets for this class.", examples=[-0.2])
-    map: list[list[float]] = Field(description="Rows of positions, from the top left of the cropped image.")
+    map: list[list[float]] = Field(
+        description="Rows of positions, from the top left of the cropped image.", examples=[[[0.4, 11.2], [-0.1, 25.7]]]
+    )
 
 
 class BatchItem(BaseModel):

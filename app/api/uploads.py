@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from app.api.encodings import decode_base64, parse_json
+from app.api.encodings import NO_URLS, decode_base64, is_url, parse_json
 from app.api.multipart import FormFile, FormFiles
 from app.api.problems import InvalidRequest, UnsupportedMediaType, UploadTooLarge
 from app.serving.errors import Overloaded
@@ -80,6 +80,8 @@ class BodyReader:
             body = await self._read_body()
             if media_type.startswith("image/") or media_type in ("", "application/octet-stream") or is_image(body):
                 return body
+            if is_url(body[:8].decode("latin-1")):
+                raise InvalidRequest(f"Send the image itself as the body: {NO_URLS}.")
         raise UnsupportedMediaType(
             f"The content type {media_type!r} is not accepted: send multipart/form-data with a part named 'file',"
             f" application/json with a base64 string named 'image', or the image itself as {_ACCEPTED}."
@@ -98,7 +100,10 @@ class BodyReader:
     async def _read_json(self) -> bytes:
         document = parse_json(await self._read_body())
         if not isinstance(document, dict) or set(document) != {"image"}:
-            raise InvalidRequest('The JSON body must be {"image": "<base64>"}.')
+            raise InvalidRequest(
+                'The JSON body must be {"image": "<base64>"} and nothing else: parameters belong in the query, and'
+                f" {NO_URLS}."
+            )
         return await decode_base64(document["image"])
 
     async def _receive(self, write: Callable[[bytes], object]) -> None:

@@ -1,8 +1,12 @@
-"""Web pages of other origins, and what they may cache."""
+"""Web pages of other origins, what they may cache, and path prefixes."""
 
+import httpx
+import pydantic
 import pytest
 
-from tests.app.types import CheckProblem, Connect, Grey
+from app.settings import Settings
+from tests.app.api.asgi import service_of
+from tests.app.types import CheckProblem, Connect, Grey, MakeApp
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +36,35 @@ async def test_a_listed_origin_may_read_predictions_and_rejections(
         assert "Retry-After" in rejected.headers["access-control-expose-headers"]
         other = await client.post("/predict", files={"file": grey(1)}, headers={"Origin": "https://other.example"})
         assert "access-control-allow-origin" not in other.headers
+
+
+async def test_a_listed_origin_may_read_what_no_route_has_answered(
+    connect: Connect, grey: Grey, make_app: MakeApp, problem: CheckProblem
+) -> None:
+    app = make_app(cors_origins={ORIGIN})
+    async with connect(app) as client:
+        service_of(app).close()
+        response = await client.post("/predict", files={"file": grey(1)}, headers={"Origin": ORIGIN})
+    problem(response, 503, "unavailable")
+    assert response.headers["retry-after"]
+    assert response.headers["access-control-allow-origin"] == ORIGIN
+
+
+@pytest.mark.parametrize("origins", ["https://shop.example/", "shop.example", "https://shop.example/path"])
+def test_an_origin_that_no_browser_sends_is_rejected(origins: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match="cors_origins"):
+        Settings(cors_origins=origins)
+
+
+async def test_links_contain_the_path_prefix(make_app: MakeApp, problem: CheckProblem) -> None:
+    app = make_app()
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, root_path="/prefix")
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            description = (await client.get("/prefix/openapi.json")).json()
+            wrong = await client.get("/prefix/predict")
+    assert description["servers"] == [{"url": "/prefix"}]
+    assert "/prefix/docs" in problem(wrong, 405, "about:blank")
 
 
 async def test_labels_are_sent_again_only_if_they_have_changed(connect: Connect) -> None:

@@ -36,7 +36,8 @@ async def predict_batch(
 ) -> Response:
     """Returns one result or problem for each multipart part named `files`, in order.
 
-    All images are admitted together or not at all. An image that cannot be used does not fail the others.
+    All images are admitted together or not at all, and their body as a whole must be within the limit of one upload.
+    An image that cannot be used does not fail the others.
     """
 
     async def read(reader: BodyReader) -> list[FormFile]:

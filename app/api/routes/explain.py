@@ -1,6 +1,7 @@
 """POST /explain: where an image shows a class, as numbers or as a picture."""
 
 import asyncio
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -19,6 +20,7 @@ from app.serving.results import Explanation
 router = APIRouter(tags=["predict"], route_class=DirectRoute)
 
 _JSON, _PNG = "application/json", "image/png"
+_QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")
 _RESPONSES = openapi_responses(*PREDICTION_ERRORS, NotAcceptable) | {
     200: {"content": {_PNG: {"schema": {"type": "string", "format": "binary"}}}}
 }
@@ -71,11 +73,25 @@ def _content(model: str, result: Explanation) -> dict[str, Any]:  # Any: JSON
 
 
 def _media_type(accept: str) -> str:
-    """The first media type in an Accept header that can be returned. Raises ``NotAcceptable``."""
+    """The media type that an Accept header prefers (RFC 9110, 12.5.1). Raises ``NotAcceptable``."""
+    ranges: dict[str, float] = {}
     for item in accept[:1000].split(","):
-        match item.partition(";")[0].strip().lower():
-            case "*/*" | "application/*" | "application/json":
-                return _JSON
-            case "image/*" | "image/png":
-                return _PNG
+        name, *parameters = (part.strip().lower() for part in item.split(";"))
+        ranges[name] = _quality(parameters)
+    qualities = {media_type: _match(media_type, ranges) for media_type in (_JSON, _PNG)}
+    best = max(qualities, key=qualities.__getitem__)  # JSON if they are equal
+    if qualities[best] > 0:
+        return best
     raise NotAcceptable(f"The response can be {_JSON} or {_PNG}, which the Accept header excludes.")
+
+
+def _match(media_type: str, ranges: dict[str, float]) -> float:
+    """The quality of the most specific range that includes ``media_type``."""
+    names = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
+    return next((ranges[name] for name in names if name in ranges), 0.0)
+
+
+def _quality(parameters: list[str]) -> float:
+    """The value of ``q``: 1 if it is absent, 0 if it is malformed."""
+    value = next((item[2:] for item in parameters if item.startswith("q=")), "1")
+    return float(value) if _QUALITY.fullmatch(value) else 0.0

@@ -13,6 +13,7 @@ from app.serving.errors import Unavailable
 router = APIRouter(tags=["model"])
 
 _PROBLEMS = openapi_responses(Unauthorized, Unavailable)
+_LABELS = _PROBLEMS | {304: {"description": "The names have not changed since the ETag in If-None-Match."}}
 
 
 @router.get("/model", summary="The model", responses=_PROBLEMS)
@@ -34,7 +35,7 @@ async def info(service: ServiceDep) -> ModelInfo:
     )
 
 
-@router.get("/model/labels", summary="The class names", response_model=ModelLabels, responses=_PROBLEMS)
+@router.get("/model/labels", summary="The class names", response_model=ModelLabels, responses=_LABELS)
 async def labels(request: Request, service: ServiceDep) -> Response:
     """Every class name, in the order of class_id. The ETag changes with the names."""
     body, etag = _render(tuple(service.engine.model.labels))

@@ -42,6 +42,8 @@ async def test_an_image_url_is_not_fetched(connect: Connect, problem: CheckProbl
     async with connect() as client:
         for request in (
             {"json": {"image": "https://localhost/a.jpg"}},
+            {"json": {"url": "https://localhost/a.jpg"}},
+            {"content": b"HTTP://localhost/a.jpg", "headers": {"Content-Type": "application/x-www-form-urlencoded"}},
             {"files": {"file": (None, "http://localhost")}},
         ):
             response = await client.post("/predict", **request)
@@ -64,12 +66,15 @@ async def test_a_misspelled_parameter_is_recognized(
     assert meant in problem(response, 422, "invalid-parameter")
 
 
+@pytest.mark.parametrize(("path", "name"), [("/predict", "top_k"), ("/explain", "class_id"), ("/embed", "encoding")])
 async def test_a_parameter_in_the_form_is_redirected_to_the_query(
-    connect: Connect, grey: Grey, problem: CheckProblem
+    connect: Connect, grey: Grey, problem: CheckProblem, path: str, name: str
 ) -> None:
     async with connect() as client:
-        response = await client.post("/predict", files={"file": grey(9)}, data={"top_k": "5"})
-    assert "?top_k=" in problem(response, 400, "invalid-request")
+        response = await client.post(path, files={"file": grey(9)}, data={name: "5"})
+    detail = problem(response, 400, "invalid-request")
+    assert f"?{name}=" in detail
+    assert "/predict" not in detail
 
 
 async def test_two_files_are_referred_to_the_batch_route(connect: Connect, grey: Grey, problem: CheckProblem) -> None:

@@ -22,7 +22,7 @@ ROUTES = {
     ("get", "/health/live"): {"200", "503"},
     ("get", "/health/ready"): {"200", "503"},
     ("get", "/model"): {"200", "401", "503"},
-    ("get", "/model/labels"): {"200", "401", "503"},
+    ("get", "/model/labels"): {"200", "304", "401", "503"},
     ("get", "/metrics"): {"200"},
 }
 

@@ -62,6 +62,24 @@ async def test_images_are_admitted_together_or_not_at_all(
         assert service_of(app).images_in_service == 0
 
 
+async def test_more_images_than_the_service_can_ever_hold_are_no_overload(
+    connect: Connect, grey: Grey, problem: CheckProblem
+) -> None:
+    async with connect(max_queue_size=2, max_batch_size=2) as client:
+        response = await client.post("/predict/batch", files=files(*map(grey, (1, 2, 3))))
+        assert (await client.post("/predict/batch", files=files(*map(grey, (1, 2))))).status_code == 200
+    assert "2" in problem(response, 400, "invalid-request")
+
+
+async def test_the_images_count_towards_the_body_limit_together(
+    connect: Connect, grey: Grey, problem: CheckProblem
+) -> None:
+    async with connect(max_upload_bytes=3000) as client:
+        assert (await client.post("/predict/batch", files=files(grey(1)))).status_code == 200
+        response = await client.post("/predict/batch", files=files(grey(1), bytes(1500), bytes(1500)))
+    problem(response, 413, "upload-too-large")
+
+
 async def test_a_body_that_is_no_form_is_a_problem(connect: Connect, grey: Grey, problem: CheckProblem) -> None:
     async with connect() as client:
         response = await client.post("/predict/batch", content=grey(1), headers={"Content-Type": "image/png"})

@@ -50,3 +50,21 @@ async def test_other_media_types_are_not_acceptable(connect: Connect, grey: Grey
     async with connect() as client:
         response = await client.post("/explain", files={"file": grey(9)}, headers={"Accept": "text/html"})
     assert "image/png" in problem(response, 406, "not-acceptable")
+    assert response.headers["vary"] == "Accept"
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("application/json;q=0.1, image/png", "image/png"),
+        ("image/png;q=0, */*", "application/json"),
+        ("application/json; q=0, */*; q=0.5", "image/png"),
+        ("*/*", "application/json"),
+        ("*/*;q=0", "application/problem+json"),
+        ("image/png;q=nan", "application/problem+json"),
+    ],
+)
+async def test_the_preferred_media_type_is_returned(connect: Connect, grey: Grey, accept: str, expected: str) -> None:
+    async with connect() as client:
+        response = await client.post("/explain", files={"file": grey(9)}, headers={"Accept": accept})
+    assert response.headers["content-type"] == expected
