@@ -9,7 +9,7 @@ VENV := .venv
 UV := uv==0.13.9
 INSTALL := $(VENV)/bin/uv pip install --quiet --python $(VENV) --constraint constraints.txt --editable .
 
-.PHONY: serve help test test-avx2 reliability check format bench bench-peers train image lock clean
+.PHONY: serve help test test-avx2 reliability check format bench bench-peers train image sbom audit lock clean
 .DEFAULT_GOAL := serve
 
 serve: $(VENV)/served  ## Serve on HOST:PORT (default).
@@ -67,6 +67,13 @@ image:  ## Build the container image IMAGE:version for TORCH_BACKEND.
 	version=$$(sed -nE 's/^version = "(.*)"/\1/p' pyproject.toml) && docker build --tag "$(IMAGE):$$version" \
 		--build-arg "TORCH_BACKEND=$(TORCH_BACKEND)" --build-arg "VERSION=$$version" \
 		--build-arg "REVISION=$$(git rev-parse HEAD)" .
+
+sbom: $(VENV)/bin/uv  ## Write the pinned dependencies to sbom.json (CycloneDX).
+	$(VENV)/bin/uv tool run --quiet --from 'cyclonedx-bom>=7.0' cyclonedx-py requirements --pyproject pyproject.toml \
+		--output-reproducible --output-file sbom.json constraints.txt
+
+audit: $(VENV)/bin/uv  ## Look up the pinned dependencies in the database of known vulnerabilities.
+	$(VENV)/bin/uv tool run --quiet 'pip-audit>=2.9' --strict --disable-pip --no-deps --requirement constraints.txt
 
 lock: $(VENV)/bin/uv  ## Update constraints.txt to the newest versions that pyproject.toml allows.
 	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev --group training --extra otel \
