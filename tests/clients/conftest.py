@@ -24,9 +24,9 @@ def service_url(tiny_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def protocols_url(tiny_path: Path) -> Iterator[str]:
-    """The address of a server with the protocols of other servers."""
-    with running_server("--model", str(tiny_path), "--protocols", "open_inference,kserve") as url:
+def protocols_url() -> Iterator[str]:
+    """The address of a server with the embedded model and the protocols of other servers."""
+    with running_server("--protocols", "open_inference,kserve") as url:
         yield url
 
 

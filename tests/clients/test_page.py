@@ -11,8 +11,6 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
-from tests.clients.conftest import running_server
-
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 COFFEE = Path(__file__).parents[2] / "examples" / "coffee.jpg"
 WAIT_MS = 30_000
@@ -21,10 +19,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def url(protocols_url: str) -> str:
     """The address of a server with the embedded model."""
-    with running_server() as address:
-        yield address
+    return protocols_url
 
 
 @pytest.fixture(scope="module")
@@ -154,18 +151,22 @@ def test_axe_finds_no_barriers(page: Page, scheme: Literal["light", "dark"]) -> 
     assert [(violation["id"], [node["html"] for node in violation["nodes"]]) for violation in violations] == []
 
 
-def test_a_key_is_asked_for_once_and_kept(browser: Browser) -> None:
-    with running_server("--api-keys", "secret") as url:
-        page = browser.new_page()
-        page.set_default_timeout(WAIT_MS)
-        page.goto(url)
-        choose(page, COFFEE)
-        page.get_by_label("This service needs an API key").fill("secret")
-        page.get_by_role("button", name="Use key").click()
-        expect(page.get_by_role("rowheader").first).to_have_text("espresso")
-        page.reload()
-        expect(page.locator("#about")).to_contain_text("200 classes")
-        page.close()
+def test_a_key_is_asked_for_once_and_kept(page: Page) -> None:
+    problem = {"type": "unauthorized", "title": "Unauthorized", "status": 401, "detail": "No key."}
+
+    def check_key(route: Route) -> None:
+        if route.request.headers.get("x-api-key") == "secret":
+            route.continue_()
+        else:
+            route.fulfill(status=401, content_type="application/problem+json", body=json.dumps(problem))
+
+    page.route(re.compile("/(predict|model|model/labels)$"), check_key)
+    choose(page, COFFEE)
+    page.get_by_label("This service needs an API key").fill("secret")
+    page.get_by_role("button", name="Use key").click()
+    expect(page.get_by_role("rowheader").first).to_have_text("espresso")
+    page.reload()
+    expect(page.locator("#about")).to_contain_text("200 classes")
 
 
 @pytest.mark.parametrize("path", ["", "docs"])
