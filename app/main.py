@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 
@@ -52,7 +52,22 @@ def create_app(settings: Settings | None = None, engine: InferenceEngine | None 
         finally:
             context.service.close()
 
-    app = FastAPI(
+    app = _build_fastapi(settings, lifespan)
+    app.state.context = context
+    app.add_middleware(RequestMiddleware, context=context)
+    if settings.cors_origins:
+        _allow_origins(app, sorted(settings.cors_origins))
+    install_handlers(app)
+    include_routers(app, require_keys=context.keys.required)
+    routes = VertexRoutes(settings.vertex_health_route, settings.vertex_predict_route)
+    include_protocols(app, settings.protocols, routes, require_keys=context.keys.required)
+    if settings.protocols:
+        logger.info("serving the protocols %s, too", ", ".join(sorted(settings.protocols)))
+    return app
+
+
+def _build_fastapi(settings: Settings, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> FastAPI:
+    return FastAPI(
         title="convnext-serve",
         summary="Classifies images with ConvNeXt.",
         version=version("convnext-serve"),
@@ -70,17 +85,6 @@ def create_app(settings: Settings | None = None, engine: InferenceEngine | None 
             "exclude": lambda scope: scope["path"].removeprefix(scope.get("root_path", "")) in PROBES,
         },
     )
-    app.state.context = context
-    app.add_middleware(RequestMiddleware, context=context)
-    if settings.cors_origins:
-        _allow_origins(app, sorted(settings.cors_origins))
-    install_handlers(app)
-    include_routers(app, require_keys=context.keys.required)
-    routes = VertexRoutes(settings.vertex_health_route, settings.vertex_predict_route)
-    include_protocols(app, settings.protocols, routes, require_keys=context.keys.required)
-    if settings.protocols:
-        logger.info("serving the protocols %s, too", ", ".join(sorted(settings.protocols)))
-    return app
 
 
 def build_engine(settings: Settings) -> InferenceEngine:
