@@ -15,8 +15,10 @@ def main() -> int:
     if sys.argv[1:] == ["--version"]:
         print(version("convnext-serve"))  # noqa: T201 - the command's output
         return 0
-    from app.cli import main as run  # takes seconds, in which a signal may arrive
-
+    try:
+        from app.cli import main as run  # takes seconds, in which a signal may arrive
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     return run()
 
 

@@ -1,6 +1,7 @@
 """Messages on stderr, and results as text, JSON Lines or CSV."""
 
 import csv
+import io
 import json
 import sys
 from abc import abstractmethod
@@ -49,7 +50,7 @@ class JsonLinesWriter:
     def write(self, file: str, model: str, predictions: Sequence[Prediction]) -> None:
         """See ``Writer``."""
         result = {"file": file, "model": model, "predictions": [asdict(item) for item in predictions]}
-        self._stream.write(json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n")
+        self._stream.write(json.dumps(result, allow_nan=False) + "\n")
         self._stream.flush()
 
 
@@ -79,25 +80,38 @@ def resume(path: Path, top_k: int) -> set[str]:
         raise ValueError(f"{path} must end in .jsonl or .csv")
     if not path.exists():
         return set()
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        text = stream.read()
     complete = text[: text.rfind("\n") + 1]
     try:
         if path.suffix == ".jsonl":
-            files = {json.loads(line)["file"] for line in complete.splitlines() if line}
+            files = {json.loads(line)["file"] for line in complete.split("\n") if line}
         else:
             complete, files = _complete_rows(complete, top_k)
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} does not hold results of this command") from error
     if complete != text:
-        path.write_text(complete, encoding="utf-8", errors="surrogateescape")
+        _replace(path, complete)
     return files
 
 
 def _complete_rows(text: str, top_k: int) -> tuple[str, set[str]]:
     """The rows without those of a last file that has fewer than ``top_k``, and the files of the rest."""
-    rows = list(csv.reader(text.splitlines(keepends=True)))[1:]
+    header, *rows = csv.reader(io.StringIO(text, newline="")) if text else [list(_COLUMNS)]
+    if header != list(_COLUMNS):
+        raise ValueError("the columns are different")
+    if rows and len(rows[-1]) < len(_COLUMNS):  # cut off within a name that has a line break
+        rows.pop()
     if rows and int(rows[-1][1]) < top_k:
         rows = [row for row in rows if row[0] != rows[-1][0]]
-        lines = text.splitlines(keepends=True)
-        text = "".join([*lines[:1], *lines[1 : len(rows) + 1]])
-    return text, {row[0] for row in rows}
+    kept = io.StringIO(newline="")
+    csv.writer(kept, lineterminator="\n").writerows([header, *rows])
+    return kept.getvalue() if rows else "", {row[0] for row in rows}
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replaces the content of a file at once, so that an interruption loses nothing."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        stream.write(text)
+    temporary.replace(path)

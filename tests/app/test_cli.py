@@ -332,3 +332,21 @@ def test_the_console_need_not_be_utf_8(tiny_path: Path, photos: list[str]) -> No
     assert done.returncode == 1
     assert b"gr\\xf6\\xdfe.jpg" in done.stdout
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_output_resumes_with_line_breaks_in_file_names(
+    predict: Predict, photos: list[str], tmp_path: Path, suffix: str
+) -> None:
+    named = [
+        str(Path(photo).rename(tmp_path / name))
+        for photo, name in zip(photos, ("a\n1.jpg", "b\u2028.jpg", "c\r\n.jpg"), strict=True)
+    ]
+    output = tmp_path / f"results{suffix}"
+    arguments = ["--output", str(output), "--top-k", "2"]
+    assert predict(*named, *arguments)[:2] == (0, "")
+    complete = output.read_bytes()
+    for cut in (1, 40, 70):
+        output.write_bytes(complete[:-cut])
+        assert predict(*named, *arguments)[0] == 0
+        assert output.read_bytes() == complete
