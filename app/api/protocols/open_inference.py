@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, HTTPException, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 
 from app.api.dependencies import ContextDep, ServiceDep
@@ -72,6 +71,7 @@ class InferRequest(BaseModel):
 
 
 @health.get("", summary="Server metadata")
+@health.get("/", summary="Server metadata")  # as in open_inference_rest.yaml
 async def server() -> Json:
     """Name, version and extensions of the server."""
     version = package_version("convnext-serve")
@@ -133,7 +133,7 @@ async def infer(
         if "min_probability" in known:
             raise InvalidRequest("min_probability is not available here, as tensors need rows of equal length.")
         asked.requested()
-        return await _images(asked, binary), parse_options(known)
+        return await _images(asked, binary, context.max_images_per_request), parse_options(known)
 
     results = await classify_images(request, context, service, read)
     assert asked is not None  # noqa: S101 - set by read
@@ -154,7 +154,7 @@ def _split(body: bytes, header_size: str | None) -> tuple[InferRequest, bytes]:
         raise InvalidRequest(details) from error
 
 
-async def _images(asked: InferRequest, binary: bytes) -> list[bytes]:
+async def _images(asked: InferRequest, binary: bytes, max_images: int) -> list[bytes]:
     """The encoded images of a request. Raises ``InvalidRequest``."""
     if len(asked.inputs) != 1 or asked.inputs[0].name != "image":
         raise InvalidRequest("There must be exactly one input, 'image'.")
@@ -166,10 +166,12 @@ async def _images(asked: InferRequest, binary: bytes) -> list[bytes]:
     if not tensor.shape or min(tensor.shape) < 1 or len(tensor.shape) > 2:
         raise InvalidRequest(f"The shape {tensor.shape} is not (N,), (N, 1), (size,) or (1, size).")
     count = math.prod(tensor.shape)
+    if tensor.datatype == "BYTES" and count > max_images:
+        raise InvalidRequest(f"There are {count} images; send 1 to {max_images}.")
     if "binary_data_size" in tensor.parameters:
         if tensor.parameters["binary_data_size"] != len(binary):
             raise InvalidRequest(f"binary_data_size is not the {len(binary)} bytes that follow the JSON.")
-        images = _split_bytes(binary) if tensor.datatype == "BYTES" else [binary]
+        images = _split_bytes(binary, count) if tensor.datatype == "BYTES" else [binary]
     elif tensor.data is None:
         raise InvalidRequest("The input has neither data nor binary_data_size.")
     else:
@@ -192,10 +194,13 @@ async def _json_images(datatype: str, data: list[Any]) -> list[bytes]:  # Any: J
         raise InvalidRequest("UINT8 data must be integers from 0 to 255.") from error
 
 
-def _split_bytes(binary: bytes) -> list[bytes]:
-    """The elements of a BYTES tensor: each is its size as four little-endian bytes, and its content."""
-    elements, start = [], 0
+def _split_bytes(binary: bytes, count: int) -> list[bytes]:
+    """The ``count`` elements of a BYTES tensor: each is its size as four little-endian bytes, and its content."""
+    elements: list[bytes] = []
+    start = 0
     while start < len(binary):
+        if len(elements) == count:  # empty elements could be millions
+            raise InvalidRequest(f"The BYTES tensor has more than {count} elements.")
         end = start + 4 + int.from_bytes(binary[start : start + 4], "little")
         if end > len(binary):
             raise InvalidRequest("An element of the BYTES tensor ends after the data.")
@@ -228,8 +233,8 @@ def _response(asked: InferRequest, name: str, tensors: dict[str, Tensor]) -> Res
     if asked.id is not None:
         content["id"] = asked.id
     if not blobs:
-        return JSONResponse(content)
-    header = json.dumps(content, ensure_ascii=False).encode()
+        return Response(json.dumps(content), media_type="application/json")  # ASCII: the id may hold a lone surrogate
+    header = json.dumps(content).encode()
     body = header + b"".join(blobs)
     return Response(body, media_type="application/octet-stream", headers={_HEADER: str(len(header))})
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 
 import pytest
 
@@ -20,6 +21,7 @@ def request(data: object, datatype: str = "BYTES", shape: object = (1,), **more:
 async def test_metadata_and_health_follow_the_specification(connect: Connect) -> None:
     async with connect(protocols={"open_inference"}) as client:
         server = (await client.get("/v2")).json()
+        assert (await client.get("/v2/")).json() == server
         assert server["name"]
         assert server["extensions"] == ["binary_tensor_data"]
         for path in (
@@ -97,6 +99,27 @@ async def test_binary_data_that_does_not_fit_is_an_error(connect: Connect, size:
     async with connect(protocols={"open_inference"}) as client:
         response = await client.post(INFER, content=header + binary, headers=headers)
     assert response.status_code == 400
+
+
+@pytest.mark.parametrize("count", [1, 1_000_000])
+async def test_a_tensor_of_empty_elements_does_not_stall_the_event_loop(connect: Connect, count: int) -> None:
+    binary = bytes(4_000_000)
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [count], "parameters": {"binary_data_size": len(binary)}}
+    header = json.dumps({"inputs": [tensor]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(header))}
+    async with connect(protocols={"open_inference"}) as client:
+        started = time.thread_time()
+        response = await client.post(INFER, content=header + binary, headers=headers)
+        spent = time.thread_time() - started
+    assert response.status_code == 400
+    assert spent < 0.2  # splitting a million elements takes several times as long
+
+
+async def test_an_id_that_is_not_valid_unicode_is_returned(connect: Connect, grey: Grey) -> None:
+    body = request([base64.b64encode(grey(5)).decode()], id="\ud800")
+    async with connect(protocols={"open_inference"}) as client:
+        response = await client.post(INFER, content=json.dumps(body))
+    assert (response.status_code, json.loads(response.content)["id"]) == (200, "\ud800")
 
 
 async def test_the_protocols_are_off_by_default(connect: Connect) -> None:
