@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from app.api.dependencies import AppContext
@@ -21,6 +21,7 @@ from app.serving.results import Classification, ClassifyOptions
 from app.serving.service import ClassificationService
 
 Json = dict[str, Any]  # Any: a JSON object
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class ErrorRoute(APIRoute):
@@ -74,15 +75,18 @@ async def classify_images(
         return [task.result() for task in tasks]
 
 
-def parse_options(parameters: object, **options: Any) -> ClassifyOptions:  # Any: fields of ClassifyOptions
-    """The options in a JSON object with ``top_k`` and ``min_probability``. Raises ``InvalidRequest``."""
-    if parameters is None:
-        parameters = {}
+def parse(model: type[Model], value: object) -> Model:
+    """``value`` as a pydantic model. Raises ``InvalidRequest``, which names each invalid field."""
     try:
-        query = PredictQuery.model_validate(parameters)
+        return model.model_validate(value)
     except ValidationError as error:
         details = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise InvalidRequest(f"parameters: {details}") from error
+        raise InvalidRequest(details) from error
+
+
+def parse_options(parameters: object, **options: Any) -> ClassifyOptions:  # Any: fields of ClassifyOptions
+    """The options in a JSON object with ``top_k`` and ``min_probability``. Raises ``InvalidRequest``."""
+    query = parse(PredictQuery, {} if parameters is None else parameters)
     return ClassifyOptions(query.top_k, query.min_probability, **options)
 
 

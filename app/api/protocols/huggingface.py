@@ -7,12 +7,11 @@ Contract: Hugging Face "Inference Providers" API specification of the task image
 from typing import Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from app.api.dependencies import ContextDep, ServiceDep
 from app.api.encodings import decode_base64, parse_json
-from app.api.problems import InvalidRequest
-from app.api.protocols.common import ErrorRoute, Json, classify_images
+from app.api.protocols.common import ErrorRoute, Json, classify_images, parse
 from app.api.uploads import BodyReader
 from app.serving.results import ClassifyOptions
 
@@ -40,11 +39,7 @@ async def classify(request: Request, context: ContextDep, service: ServiceDep) -
     async def read(reader: BodyReader) -> tuple[list[bytes], ClassifyOptions]:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             return [await reader.image()], ClassifyOptions()
-        try:
-            body = Body.model_validate(parse_json(await reader.body()))
-        except ValidationError as error:
-            details = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-            raise InvalidRequest(details) from error
+        body = parse(Body, parse_json(await reader.body()))
         parameters = body.parameters or Parameters()
         options = ClassifyOptions(parameters.top_k, function=parameters.function_to_apply or "softmax")
         return [await decode_base64(body.inputs)], options

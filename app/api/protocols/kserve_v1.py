@@ -5,13 +5,14 @@ added ``:explain``. Images are base64 strings: ``{"instances": [{"b64": "…"}]}
 """
 
 from fastapi import APIRouter, HTTPException, Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from app.api.dependencies import ContextDep, ServiceDep
 from app.api.encodings import parse_json
 from app.api.intake import receive
 from app.api.problems import InvalidRequest
-from app.api.protocols.common import ErrorRoute, Json, classify_images, decode_instances, parse_options
+from app.api.protocols.common import ErrorRoute, Json, classify_images, decode_instances, parse, parse_options
+from app.api.routes.explain import explanation_content
 from app.api.routes.predict import prediction_rows
 from app.api.uploads import BodyReader
 from app.serving.results import ClassifyOptions
@@ -29,7 +30,7 @@ class ExplainParameters(BaseModel):
     class_id: int | None = None
 
 
-@health.get("/models", summary="Names of the models")
+@router.get("/models", summary="Names of the models")
 async def models(service: ServiceDep) -> Json:
     """The one model that is served."""
     return {"models": [service.engine.model.name]}
@@ -66,15 +67,7 @@ async def explain(name: str, request: Request, context: ContextDep, service: Ser
 
     async with receive(request, context, service, read) as ([image], class_id):
         result = await service.explain(image, class_id)
-    explanation = {
-        "label": result.prediction.label,
-        "class_id": result.prediction.class_id,
-        "probability": result.prediction.probability,
-        "logit": result.logit,
-        "bias": result.map.bias,
-        "map": result.map.values.tolist(),
-    }
-    return {"explanations": [explanation]}
+    return {"explanations": [explanation_content(result)]}
 
 
 async def read_instances(reader: BodyReader) -> tuple[list[bytes], ClassifyOptions]:
@@ -86,13 +79,10 @@ async def read_instances(reader: BodyReader) -> tuple[list[bytes], ClassifyOptio
 def check_name(name: str, service: ClassificationService) -> None:
     """Raises a 404 if the model is not called ``name``."""
     if name != service.engine.model.name:
-        raise HTTPException(404, f"There is no model {name!r}; the model is {service.engine.model.name!r}.")
+        raise HTTPException(404, f"There is no model {name!r}.")
 
 
 def _class_id(parameters: object) -> int | None:
     if parameters is None:
         return None
-    try:
-        return ExplainParameters.model_validate(parameters).class_id
-    except ValidationError as error:
-        raise InvalidRequest("The one parameter is class_id, an integer.") from error
+    return parse(ExplainParameters, parameters).class_id

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, HTTPException, Request, Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from app.api.dependencies import ContextDep, ServiceDep
 from app.api.encodings import decode_base64, parse_json
 from app.api.problems import InvalidRequest
-from app.api.protocols.common import ErrorRoute, Json, classify_images, parse_options
+from app.api.protocols.common import ErrorRoute, Json, classify_images, parse, parse_options
 from app.api.protocols.kserve_v1 import check_name
 from app.api.uploads import BodyReader
 from app.serving.results import Classification, ClassifyOptions
@@ -94,8 +94,8 @@ async def ready(service: ServiceDep) -> Json:
     return {"ready": True}
 
 
-@health.get("/models/{name}", summary="Model metadata")
-@health.get("/models/{name}/versions/{version}", summary="Model metadata")
+@router.get("/models/{name}", summary="Model metadata")
+@router.get("/models/{name}/versions/{version}", summary="Model metadata")
 async def model(name: str, service: ServiceDep, version: str = _VERSION) -> Json:
     """The tensors of the model."""
     check_name(name, service)
@@ -147,11 +147,7 @@ def _split(body: bytes, header_size: str | None) -> tuple[InferRequest, bytes]:
         if not header_size.isdecimal() or int(header_size[:20]) > size:
             raise InvalidRequest(f"{_HEADER} must be a size within the body, not {header_size[:20]!r}.")
         size = int(header_size)
-    try:
-        return InferRequest.model_validate(parse_json(body[:size])), body[size:]
-    except ValidationError as error:
-        details = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise InvalidRequest(details) from error
+    return parse(InferRequest, parse_json(body[:size])), body[size:]
 
 
 async def _images(asked: InferRequest, binary: bytes, max_images: int) -> list[bytes]:

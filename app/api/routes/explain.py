@@ -57,12 +57,12 @@ async def explain(
     headers = timing_headers(result.timings) | {"Vary": "Accept"}
     if media_type == _PNG:
         return Response(picture, media_type=_PNG, headers=headers)
-    return JSONResponse(_content(service.engine.model.name, result), headers=headers)
+    return JSONResponse({"model": service.engine.model.name, **explanation_content(result)}, headers=headers)
 
 
-def _content(model: str, result: Explanation) -> dict[str, Any]:  # Any: JSON
+def explanation_content(result: Explanation) -> dict[str, Any]:  # Any: JSON
+    """An explanation as JSON."""
     return {
-        "model": model,
         "class_id": result.prediction.class_id,
         "label": result.prediction.label,
         "probability": result.prediction.probability,

@@ -88,15 +88,3 @@ async def test_heic_is_named(connect: Connect, problem: CheckProblem) -> None:
     async with connect() as client:
         response = await client.post("/predict", files={"file": heic})
     assert "HEIC" in problem(response, 415, "unsupported-media-type")
-
-
-@pytest.mark.parametrize(("method", "path"), [("GET", "/predict"), ("PUT", "/predict"), ("POST", "/")])
-async def test_a_wrong_method_is_referred_to_the_documentation(
-    connect: Connect, problem: CheckProblem, method: str, path: str
-) -> None:
-    async with connect() as client:
-        response = await client.request(method, path)
-    detail = problem(response, 405, "about:blank")
-    assert method in detail
-    assert "/docs" in detail
-    assert response.headers["allow"]

@@ -19,7 +19,7 @@ async def test_the_model_is_listed_and_ready(connect: Connect) -> None:
         assert (await client.get("/v1/models/fake")).json() == {"name": "fake", "ready": True}
         unknown = await client.get("/v1/models/other")
     assert unknown.status_code == 404
-    assert "fake" in unknown.json()["error"]
+    assert "other" in unknown.json()["error"]
 
 
 @pytest.mark.parametrize("form", ['{"b64": "%s"}', '{"image_bytes": {"b64": "%s"}}', '"%s"'])
@@ -86,6 +86,8 @@ async def test_predictions_need_a_key_but_health_checks_do_not(connect: Connect,
         keyed = await client.post("/v1/models/fake:predict", json=body, headers={"X-API-Key": "secret"})
         assert keyed.status_code == 200
         assert (await client.get("/v1/models/fake")).status_code == 200
+        assert (await client.get("/v1/models")).status_code == 401
+        assert "fake" not in (await client.get("/v1/models/other")).text
 
 
 async def test_a_large_image_is_decoded_from_base64(connect: Connect, encode_noise: bytes) -> None:
