@@ -1,6 +1,7 @@
 """The container's health check against servers that are ready, not ready, silent or absent."""
 
 import importlib.util
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from app.platforms import platform_defaults
 
 SCRIPT = Path(__file__).parents[2] / "docker" / "healthcheck.py"
 
@@ -107,3 +110,22 @@ def test_empty_variables_count_as_not_set(healthcheck: ModuleType, monkeypatch: 
     monkeypatch.setenv("CONVNEXT_PORT", "")
     assert healthcheck.main() == 1
     assert requested == [("127.0.0.1", 8000)]
+
+
+@pytest.mark.parametrize("platform", ["vertex", "sagemaker"])
+def test_uses_the_port_of_the_platform(
+    healthcheck: ModuleType,
+    serve: Callable[[int], int],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    platform: str,
+) -> None:
+    port = str(serve(200))
+    if platform == "vertex":
+        monkeypatch.setenv("AIP_HTTP_PORT", port)
+    else:
+        monkeypatch.setattr(healthcheck, "SAGEMAKER_MODEL", str(tmp_path))
+        monkeypatch.setenv("SAGEMAKER_BIND_TO_PORT", port)
+    assert healthcheck.main() == 0
+    defaults = platform_defaults(os.environ, tmp_path if platform == "sagemaker" else tmp_path / "absent")
+    assert defaults["port"] == port
