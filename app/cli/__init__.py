@@ -28,9 +28,7 @@ _PREDICT = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code: 0, 1 if something failed, 2 for wrong usage, 130 after Ctrl-C."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for consoles that are not UTF-8
+    _prepare_streams()
     options = _parser().parse_args(arguments)
     given = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
     try:
@@ -45,6 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
+
+
+def _prepare_streams() -> None:
+    """Reads file names, and writes to consoles that are not UTF-8."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -30,16 +30,17 @@ Decoding = tuple[str, Future[Pixels | Exception]]
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Classifies ``options.files``; returns 1 if one of them could not be classified."""
     configure_logging("text", "warning", sys.stderr)
+    engine = build_engine(settings)
+    top_k = min(settings.top_k, engine.num_classes)
     try:
-        done = resume(options.output, settings.top_k) if options.output else set()
+        done = resume(options.output, top_k) if options.output else set()
     except ValueError as error:
         complain(str(error))
         return 2
-    engine = build_engine(settings)
     failed = False
     with _writer(options) as writer:
         for batch in _batches(_expand(options.files, done), engine, settings):
-            for file, result in _classify(engine, batch, min(settings.top_k, engine.num_classes)):
+            for file, result in _classify(engine, batch, top_k):
                 if isinstance(result, Exception):
                     complain(f"{file}: {result}")
                     failed = True

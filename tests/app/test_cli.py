@@ -326,9 +326,10 @@ def test_the_version_is_printed_without_loading_torch() -> None:
 
 def test_the_console_need_not_be_utf_8(tiny_path: Path, photos: list[str]) -> None:
     photo = Path(photos[0]).rename(Path(photos[0]).with_name("größe.jpg"))
-    command = [sys.executable, "-m", "app", "predict", "--model", str(tiny_path), str(photo), "fehlt ä.jpg"]
+    command = [sys.executable, "-m", "app", "predict", "--model", str(tiny_path), "fehlt ä.jpg", "-"]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(command, capture_output=True, env=environment, check=False, timeout=60)
+    names = f"{photo}\n".encode()
+    done = subprocess.run(command, input=names, capture_output=True, env=environment, check=False, timeout=60)
     assert done.returncode == 1
     assert b"gr\\xf6\\xdfe.jpg" in done.stdout
     assert b"Traceback" not in done.stderr
@@ -350,3 +351,13 @@ def test_output_resumes_with_line_breaks_in_file_names(
         output.write_bytes(complete[:-cut])
         assert predict(*named, *arguments)[0] == 0
         assert output.read_bytes() == complete
+
+
+def test_a_complete_file_stays_as_it_is_with_fewer_classes_than_top_k(
+    predict: Predict, photos: list[str], tmp_path: Path
+) -> None:
+    output = tmp_path / "results.csv"
+    assert predict(*photos, "--output", str(output), "--top-k", "50")[0] == 0
+    before = output.stat().st_mtime_ns
+    assert predict(*photos, "--output", str(output), "--top-k", "50")[0] == 0
+    assert output.stat().st_mtime_ns == before
