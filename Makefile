@@ -7,6 +7,7 @@ TORCH_BACKEND ?= cpu
 RECIPE ?= cpu
 VENV := .venv
 UV := uv==0.13.9
+export UV_COMPILE_BYTECODE := 1
 INSTALL := $(VENV)/bin/uv pip install --quiet --python $(VENV) --constraint constraints.txt --editable .
 
 .PHONY: serve help test test-avx2 reliability check format bench bench-peers train image sbom audit lock clean

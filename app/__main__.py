@@ -2,7 +2,6 @@
 
 import signal
 import sys
-from importlib.metadata import version
 from types import FrameType
 
 
@@ -12,11 +11,8 @@ def main() -> int:
     Without a handler, process 1 of a container would ignore the signal.
     """
     signal.signal(signal.SIGTERM, _end)
-    if sys.argv[1:] == ["--version"]:
-        print(version("convnext-serve"))  # noqa: T201 - the command's output
-        return 0
     try:
-        from app.cli import main as run  # takes seconds, in which a signal may arrive
+        from app.cli import main as run  # takes a moment, in which a signal may arrive
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return run()

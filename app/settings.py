@@ -15,7 +15,7 @@ from pydantic_settings import (
 )
 
 from app.platforms import Protocol, platform_defaults
-from model.checkpoints.registry import DEFAULT_MODEL
+from model import DEFAULT_MODEL
 
 PREFIX = "CONVNEXT_"
 Origin = Annotated[str, StringConstraints(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/?#]+)$")]

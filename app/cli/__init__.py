@@ -13,7 +13,6 @@ import pydantic
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from app.cli import predict, serve, weights
 from app.cli.output import complain
 from app.settings import PREFIX, Settings
 from model.errors import ModelError
@@ -60,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("serve", help="serve predictions over HTTP")
     _add_settings(command, Settings.model_fields)
-    command.set_defaults(run=serve.run)
+    command.set_defaults(run=_serve)
     command = commands.add_parser("predict", help="classify files without a server")
     command.add_argument(
         "files", nargs="+", metavar="FILE", help="an image, a folder of images, or - for names on standard input"
@@ -73,18 +72,18 @@ def _parser() -> argparse.ArgumentParser:
         help="append the results to a .jsonl or .csv file, and skip images that are already in it",
     )
     _add_settings(command, _PREDICT)
-    command.set_defaults(run=predict.run)
+    command.set_defaults(run=_predict)
     _add_weights(commands.add_parser("weights", help="list, download, verify or inspect weights"))
     return parser
 
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-    for name, run, target, text in (
-        ("list", weights.list_all, None, "list the published weights"),
-        ("fetch", weights.fetch, "NAME", "download weights into the cache folder"),
-        ("verify", weights.verify, "NAME", "compare downloaded weights with their SHA-256"),
-        ("show", weights.show, "NAME", "show what published weights or a checkpoint file contain"),
+    actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
+    for name, target, text in (
+        ("list", None, "list the published weights"),
+        ("fetch", "NAME", "download weights into the cache folder"),
+        ("verify", "NAME", "compare downloaded weights with their SHA-256"),
+        ("show", "NAME", "show what published weights or a checkpoint file contain"),
     ):
         action = actions.add_parser(name, help=text)
         if target is not None:
@@ -92,7 +91,28 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
         if name in ("list", "show"):
             action.add_argument("--json", action="store_true", help="print JSON")
         _add_settings(action, ("cache_dir",))
-        action.set_defaults(run=run)
+        action.set_defaults(run=_weights)
+
+
+# The commands import torch, which takes seconds, so they are imported when they run: --help and errors need not wait.
+
+
+def _serve(settings: Settings, options: argparse.Namespace) -> int:
+    from app.cli import serve
+
+    return serve.run(settings, options)
+
+
+def _predict(settings: Settings, options: argparse.Namespace) -> int:
+    from app.cli import predict
+
+    return predict.run(settings, options)
+
+
+def _weights(settings: Settings, options: argparse.Namespace) -> int:
+    from app.cli import weights
+
+    return weights.ACTIONS[options.action](settings, options)
 
 
 def _add_settings(command: argparse.ArgumentParser, names: Iterable[str]) -> None:

@@ -60,6 +60,9 @@ def show(settings: Settings, options: argparse.Namespace) -> int:
     return _print_table(table)
 
 
+ACTIONS = {"list": list_all, "fetch": fetch, "verify": verify, "show": show}
+
+
 def _row(entry: WeightsEntry, settings: Settings) -> Row:
     """What the list has; the embedded model's facts are in its file."""
     fetched = entry.path(settings.cache_dir).exists()

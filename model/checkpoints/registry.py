@@ -15,7 +15,6 @@ from model.errors import DownloadError
 from model.labels import label_set
 from model.preprocess import Transform
 
-DEFAULT_MODEL = "convnext_atto_tiny_imagenet_200"
 _PRETRAINED = Path(__file__).parent.parent / "pretrained"
 _TABLE = Path(__file__).with_suffix(".toml")
 

@@ -7,7 +7,7 @@ import pydantic
 import pytest
 
 from app.settings import Settings
-from model.checkpoints.registry import DEFAULT_MODEL
+from model import DEFAULT_MODEL
 
 
 def test_defaults_need_no_environment() -> None:

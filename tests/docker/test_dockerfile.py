@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import PREFIX, Settings
-from model.checkpoints.registry import DEFAULT_MODEL
+from model import DEFAULT_MODEL
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

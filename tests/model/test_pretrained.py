@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
-from model import LoadedModel, load_model
-from model.checkpoints.registry import DEFAULT_MODEL
+from model import DEFAULT_MODEL, LoadedModel, load_model
 from model.inference.engine import InferenceEngine, RuntimeName
 from model.prediction import top_predictions
 from model.preprocess import preprocess

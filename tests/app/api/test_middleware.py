@@ -1,4 +1,4 @@
-"""What every request gets: an id, early rejection, a deadline, its record, and Connection: close while draining."""
+"""What every request gets: an id, early rejection, a deadline, and Connection: close while draining."""
 
 import asyncio
 import json
@@ -10,7 +10,6 @@ from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from app.api.access_log import AccessEntry
 from tests.app.api.asgi import (
     PNG,
     CheckProblem,
@@ -172,64 +171,6 @@ async def test_replaces_any_other_request_id(connect: Connect, sent: str) -> Non
     assert sent not in ids
     assert ids[0] != ids[1]
     assert [len(request_id) for request_id in ids] == [32, 32]
-
-
-async def test_logs_each_request_with_its_id_and_problem(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "app.access")
-    async with connect() as client:
-        await client.post("/predict", content=b"words", headers=PNG | {"x-request-id": "mine"})
-    [record] = [record for record in caplog.records if record.name == "app.access"]
-    assert isinstance(record.msg, AccessEntry)
-    fields = record.msg.fields()
-    assert isinstance(duration_ms := fields.pop("duration_ms"), float)
-    assert duration_ms >= 0
-    assert fields == {
-        "method": "POST",
-        "path": "/predict",
-        "route": "/predict",
-        "status": 415,
-        "request_id": "mine",
-        "problem": "unsupported-media-type",
-    }
-    assert record.getMessage().startswith("POST /predict 415 ")
-    assert record.getMessage().endswith(" id=mine problem=unsupported-media-type")
-
-
-async def test_probes_that_fail_are_logged_at_info_level(
-    make_app: MakeApp, connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "app.access")
-    app = make_app()
-    async with connect(app) as client:
-        await client.get("/health")
-        await service_of(app).drain(1)
-        await client.get("/health")
-    [record] = [record for record in caplog.records if record.name == "app.access"]
-    assert record.getMessage().startswith("GET /health 503 ")
-
-
-async def test_successful_probes_and_scrapes_are_logged_at_debug_level(
-    connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG, "app.access")
-    async with connect() as client:
-        for path in ("/health", "/health/live", "/metrics", "/model"):
-            await client.get(path)
-    levels = [record.levelno for record in caplog.records if record.name == "app.access"]
-    assert levels == [logging.DEBUG, logging.DEBUG, logging.DEBUG, logging.INFO]
-
-
-async def test_the_path_of_a_404_is_logged_escaped_and_bounded(
-    connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "app.access")
-    async with connect() as client:
-        await client.get("/a%0Ab%1B" + "c" * 1000)
-    [record] = [record for record in caplog.records if record.name == "app.access"]
-    assert "/a%0Ab%1Bccc" in record.getMessage()
-    assert len(record.getMessage()) < 400
-    assert isinstance(record.msg, AccessEntry)
-    assert record.msg.route == "unmatched"
 
 
 async def test_unknown_paths_share_one_label(connect: Connect) -> None:

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision import models
 
-from model import LoadedModel, Transform, load_model
+from model import DEFAULT_MODEL, LoadedModel, Transform, load_model
 from model.checkpoints import load as load_module
 from model.checkpoints.download import sha256_of
 from model.checkpoints.load import inspect_checkpoint
 from model.checkpoints.native import save_checkpoint
-from model.checkpoints.registry import DEFAULT_MODEL, WeightsEntry
+from model.checkpoints.registry import WeightsEntry
 from model.convnext import ConvNeXt, ConvNeXtConfig
 from model.errors import CheckpointError, CheckpointMismatch, DownloadError
 from tests.model.conftest import randomize

@@ -6,10 +6,10 @@ import timm
 import torch
 from torchvision.models import get_weight
 
+from model import DEFAULT_MODEL
 from model.checkpoints.hf_folder import timm_transform
 from model.checkpoints.key_maps import detect_family, infer_config
 from model.checkpoints.registry import (
-    DEFAULT_MODEL,
     WeightsEntry,
     fetch_weights,
     is_non_commercial,

@@ -1,13 +1,11 @@
-"""The engine compared with torchvision, with a fake runtime that fails, and its choice of device and precision."""
+"""The engine compared with torchvision, and with a fake runtime that fails."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torchvision.models.convnext import CNBlockConfig
@@ -15,61 +13,21 @@ from torchvision.models.convnext import ConvNeXt as TorchvisionConvNeXt
 
 from model import LoadedModel, load_model
 from model.errors import DeviceLost, EngineError
-from model.inference.engine import InferenceEngine, Precision, RuntimeName, plan_batches
-from model.inference.runtime import Outputs
+from model.inference.engine import InferenceEngine, RuntimeName, plan_batches
 from model.preprocess import Pixels
 from tests.model.conftest import randomize
+from tests.model.inference.conftest import EngineOn
+from tests.model.inference.fake_runtime import FakeRuntime
 
 RUNTIMES: tuple[RuntimeName, ...] = ("torch", "openvino")
 WAIT_S = 20
 Images = Callable[..., list[Pixels]]
-EngineOn = Callable[..., InferenceEngine]
 
 
 @pytest.fixture
 def random_images() -> Images:
     """``random_images(count, size)``: images of uint8 noise."""
     return lambda count, size=32: list(np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8))
-
-
-class FakeRuntime:
-    """Returns logits that depend on the image; has memory for at most ``room`` images."""
-
-    def __init__(self, batch_size_step: int = 1, room: int = 1000, concurrency: int = 1) -> None:
-        self.mode, self.batch_size_step, self.concurrency = "fake", batch_size_step, concurrency
-        self.room = room
-        self.sizes: list[int] = []
-        self.idle: list[bool] = []
-        self.error: Exception | None = None
-
-    def tune(self, images: npt.NDArray[np.uint8]) -> None:
-        pass
-
-    def run(self, images: npt.NDArray[np.uint8], *, idle: bool, features: bool = False) -> Outputs:
-        assert images.dtype == np.uint8
-        assert images.ndim == 4
-        self.sizes.append(len(images))
-        self.idle.append(idle)
-        if len(images) > self.room:
-            raise torch.OutOfMemoryError("no room")
-        if self.error is not None:
-            raise self.error
-        first = images[:, 0, 0, 0].astype(np.float32)
-        zeros = np.zeros_like(first)
-        logits = np.stack([first, 255 - first, zeros, zeros, zeros], axis=1) / np.float32(50)
-        return Outputs(logits, first.reshape(-1, 1, 1, 1) if features else None)
-
-
-@pytest.fixture
-def engine_on(tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> EngineOn:
-    """``engine_on(runtime, **options)``: an engine whose network is run by a fake."""
-
-    def build(runtime: FakeRuntime, **options: Any) -> InferenceEngine:  # Any: the engine's keyword arguments
-        for name in ("TorchRuntime", "OpenVinoRuntime"):
-            monkeypatch.setattr(f"model.inference.engine.{name}", lambda *_arguments, **_options: runtime)
-        return InferenceEngine(tiny_model, device="cpu", **options)
-
-    return build
 
 
 def expected_classes(images: list[Pixels]) -> list[int]:
@@ -260,61 +218,3 @@ def test_other_errors_are_passed_on(engine_on: EngineOn, random_images: Images) 
     runtime.error = ZeroDivisionError("a bug")
     with pytest.raises(ZeroDivisionError):
         engine.predict(random_images(1))
-
-
-@pytest.mark.parametrize(
-    ("cuda", "mps", "expected"),
-    [(True, True, "cuda:0"), (True, False, "cuda:0"), (False, True, "mps"), (False, False, "cpu")],
-)
-def test_auto_selects_cuda_then_mps_then_the_cpu(
-    engine_on: EngineOn, monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, expected: str
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    engine = engine_on(FakeRuntime())
-    assert str(InferenceEngine(engine.model).device) == expected
-
-
-@pytest.mark.parametrize(("bf16", "expected"), [(True, "bfloat16"), (False, "float32")])
-def test_auto_selects_bfloat16_if_cuda_supports_it(
-    engine_on: EngineOn, monkeypatch: pytest.MonkeyPatch, bf16: bool, expected: str
-) -> None:
-    engine = engine_on(FakeRuntime())
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16 or including_emulation)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert InferenceEngine(engine.model, device="cuda").precision == expected
-    assert InferenceEngine(engine.model, device="cuda:0", precision="float16").precision == "float16"
-    assert InferenceEngine(engine.model, device="cpu").precision == "float32"
-
-
-@pytest.mark.parametrize("device", ["tpu", "cuda:99", "cuda", "mps", ""])
-def test_a_device_that_is_not_available_is_named(
-    tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch, device: str
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda:99")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(EngineError, match=f"device '{device}'"):
-        InferenceEngine(tiny_model, device=device)
-
-
-def test_an_unknown_precision_is_named(tiny_model: LoadedModel) -> None:
-    precision: Precision = "int8"  # type: ignore[assignment]  # what a caller without types could pass
-    with pytest.raises(EngineError, match="'int8'"):
-        InferenceEngine(tiny_model, device="cpu", precision=precision)
-
-
-def test_openvino_does_not_combine_with_compile(tiny_model: LoadedModel) -> None:
-    with pytest.raises(EngineError, match="openvino"):
-        InferenceEngine(tiny_model, device="cpu", runtime="openvino", compile=True)
-
-
-def test_the_chosen_device_precision_and_runtime_are_attributes(tiny_model: LoadedModel) -> None:
-    engine = InferenceEngine(tiny_model, device="cpu", runtime="torch")
-    assert (str(engine.device), engine.precision, engine.mode) == ("cpu", "float32", "eager")
-    assert (engine.input_size, engine.num_classes, engine.max_batch_size) == (32, 5, 8)
-    assert engine.parameters == sum(parameter.numel() for parameter in tiny_model.network.parameters())
-    assert InferenceEngine(tiny_model, device="cpu").mode == "openvino"
-    assert InferenceEngine(tiny_model, device="cpu", max_batch_size=3).max_batch_size == 3
