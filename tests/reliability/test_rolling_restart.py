@@ -2,9 +2,6 @@
 
 import asyncio
 import re
-import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,6 +11,7 @@ import pytest
 
 from tests.reliability.images import gray
 from tests.reliability.load import Report, connect, post
+from tests.reliability.nginx import running_nginx
 from tests.reliability.process import FAKE, ROOT, ServerProcess, free_port
 from tests.reliability.report import Figures
 
@@ -21,18 +19,13 @@ CLIENTS = 8  # below the documented limit_conn
 SETTLED_S = 11.0  # nginx does not try a replica that failed for 10 s
 
 
-def nginx_configuration(folder: Path, port: int, replicas: list[int]) -> str:
+def nginx_configuration(port: int, replicas: list[int]) -> str:
     """The documented configuration with other addresses and without TLS."""
     text = re.findall(r"```nginx\n(.*?)```", (ROOT / "docs/operations.md").read_text(), re.DOTALL)[0]
     servers = "".join(f"server 127.0.0.1:{replica}{options(text)}; " for replica in replicas)
     text = re.sub(r"server 127\.0\.0\.1:8000[^;]*;", servers, text)
     text = re.sub(r"listen 443 ssl;", f"listen 127.0.0.1:{port};", text)
-    text = re.sub(r"ssl_certificate.*", "", text)
-    paths = "".join(
-        f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    main = f"pid {folder}/pid; error_log {folder}/error.log; daemon off; worker_processes 1; events {{}}"
-    return f"{main}\nhttp {{ access_log off; {paths}\n{text}\n}}\n"
+    return re.sub(r"ssl_certificate.*", "", text)
 
 
 def options(text: str) -> str:
@@ -45,17 +38,9 @@ def options(text: str) -> str:
 @pytest.fixture
 def nginx(tmp_path: Path) -> Iterator[tuple[int, list[int]]]:
     """A running nginx: its port, and the ports of its two replicas."""
-    program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin:/usr/local/sbin")
-    if program is None:
-        pytest.skip("nginx is not installed")
     port, replicas = free_port(), [free_port(), free_port()]
-    path = tmp_path / "nginx.conf"
-    path.write_text(nginx_configuration(tmp_path, port, replicas))
-    with subprocess.Popen(
-        [program, "-e", str(tmp_path / "error.log"), "-p", str(tmp_path), "-c", str(path)]
-    ) as process:
+    with running_nginx(tmp_path, port, nginx_configuration(port, replicas)):
         yield port, replicas
-        process.send_signal(signal.SIGQUIT)
 
 
 async def load(port: int, stop: asyncio.Event) -> Report:
