@@ -34,10 +34,10 @@ class GatedTransform(Transform):
 class FaultyEngine:
     """Returns class v for an image of gray level v, unless an exception or a hang is due."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         labels = tuple(f"gray {level}" for level in range(256))
         self.model = SimpleNamespace(
-            name="fake",
+            name=name,
             family="native",
             licence="CC0-1.0",
             sha256="f" * 64,
@@ -82,7 +82,7 @@ def obey(engine: FaultyEngine) -> None:
 def main() -> None:
     """Serves until a signal."""
     settings = Settings()
-    engine = FaultyEngine()
+    engine = FaultyEngine(settings.model)
     engine.gate.set()
     GatedTransform.gate.set()
     threading.Thread(target=obey, args=(engine,), daemon=True).start()

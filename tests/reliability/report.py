@@ -14,6 +14,8 @@ NOTES = {
     "After the overload": "Requests at 30 % of the capacity, before the overload and in the 2 s after it.",
     "SIGTERM under full load": "Half of the 32 clients leave when a response announces the end of the connection: none"
     " may lose a request. The other half reconnects until the port is closed.",
+    "Blue/green update behind nginx": "Models that responded before the switch, after it, and while blue stopped. Sent"
+    " again: on a new connection, because nginx closed the idle one. Reload: until its old workers have exited.",
 }
 
 Row = Sequence[object]
