@@ -62,7 +62,7 @@ def create_app(settings: Settings | None = None, engine: InferenceEngine | None 
     routes = VertexRoutes(settings.vertex_health_route, settings.vertex_predict_route)
     include_protocols(app, settings.protocols, routes, require_keys=context.keys.required)
     if settings.protocols:
-        logger.info("serving the protocols %s, too", ", ".join(sorted(settings.protocols)))
+        logger.info("additional protocols: %s", ", ".join(sorted(settings.protocols)))
     return app
 
 

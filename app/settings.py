@@ -38,7 +38,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", protected_namespaces=()
     )
 
-    model: str = Field(DEFAULT_MODEL, min_length=1, description="Registered name, or path of a checkpoint.")
+    model: str = Field(DEFAULT_MODEL, min_length=1, description="Name of a published model, or path of a checkpoint.")
     labels: Path | None = Field(
         None, description="File of class names, text or JSON; overrides those of the checkpoint."
     )
@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     compile: bool = Field(False, description="Compile the network with torch.compile at start-up.")
     top_k: int = Field(5, ge=1, description="Classes in a response if the request does not set top_k.")
     max_batch_size: int | None = Field(
-        None, ge=1, le=1024, description="Images per batch; unset: 8 on a CPU, 64 on CUDA."
+        None, ge=1, le=1024, description="Images per batch; unset: 8 on a CPU, 16 on MPS, 64 on CUDA."
     )
     max_queue_size: int = Field(1024, ge=1, le=100_000, description="Images in the service; more get a 503.")
     max_queue_wait_s: float = Field(
@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         10.0, gt=0, le=3600, description="Longest time to decode one image, in seconds; longer gets a 422."
     )
     api_keys: Annotated[frozenset[SecretStr], NoDecode] = Field(
-        frozenset(), description="API keys, separated by commas; if set, /predict and /model need one."
+        frozenset(), description="API keys, separated by commas; if set, predictions and /model need one."
     )
     api_keys_file: Path | None = Field(
         None, description="File of API keys, one per line, # for comments; read again when it changes."
@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field("text", description="Format of log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
-    tracing: bool = Field(False, description="Send traces by OpenTelemetry; needs the extra otel, see OTEL_*.")
+    tracing: bool = Field(False, description="Export OpenTelemetry traces; needs the extra otel, see OTEL_*.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 selects a free one.")
 

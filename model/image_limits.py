@@ -36,7 +36,7 @@ def check_directory(data: bytes) -> None:
     """Raises ``InvalidImage`` if the values of a TIFF (or EXIF) directory take more bytes than twice ``data``."""
     size = sum(value_size for _, value_size, _ in _directory(data))
     if size > 2 * len(data) + 1024:
-        raise InvalidImage(f"The image's metadata announces {size} bytes in a block of {len(data)}.")
+        raise InvalidImage(f"The image's metadata declares {size} bytes in a block of {len(data)}.")
 
 
 def read_orientation(exif: bytes) -> int:

@@ -51,7 +51,7 @@ class ApiKeys:
             self._read(path)
         except OSError as error:
             if self._readable:
-                logger.warning("the last API keys that were read remain valid: %s", error)
+                logger.warning("cannot read the API keys file, keeping the previous keys: %s", error)
             self._readable = False
         else:
             self._readable = True

@@ -22,7 +22,7 @@ _UNMATCHED = "unmatched"  # one metrics label for every path without a route, so
 
 
 class RequestMiddleware:
-    """Pure ASGI, outermost but for CORS.
+    """Pure ASGI, outermost except for CORS.
 
     The request id is the client's X-Request-ID if that is at most 128 printable ASCII characters. A POST that would
     not be admitted is rejected on its headers alone. Whatever happens, the client gets a response within

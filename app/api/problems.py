@@ -89,7 +89,7 @@ def problem_type(error: Exception) -> ProblemType | None:
 
 
 def problem_content(error: Exception) -> dict[str, Any]:  # Any: JSON
-    """The JSON of the problem that ``error`` is, which must be in the table."""
+    """The problem JSON for ``error``, which must be in the table."""
     row = problem_type(error)
     assert row is not None  # noqa: S101 - see above
     return {"type": row.type, "title": row.title, "status": row.status, "detail": str(error)}

@@ -1,4 +1,4 @@
-"""convnext-serve predict: classifies files without a server, and writes each result as soon as it is there."""
+"""convnext-serve predict: classifies files without a server, and writes each result as soon as it is available."""
 
 import argparse
 import contextlib

@@ -126,7 +126,7 @@ class Admission:
                 self._idle.set()
 
     def note_completed(self, count: int = 1) -> None:
-        """Tells the measured rate that ``count`` images have been completed."""
+        """Adds ``count`` completed images to the measured rate."""
         self._rate.note(count, self._clock(), busy=self.in_service >= self._min_places)
 
     async def wait_until_idle(self) -> None:

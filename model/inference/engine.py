@@ -270,7 +270,7 @@ def _choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     if precision in _DTYPES:
         return _DTYPES[precision]
     if precision != "auto":
-        raise EngineError(f"precision {precision!r} is none of auto, {', '.join(_DTYPES)}")
+        raise EngineError(f"precision {precision!r} is not one of auto, {', '.join(_DTYPES)}")
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     return torch.float32
