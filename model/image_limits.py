@@ -8,6 +8,7 @@ All checks take time linear in the file's size.
 import re
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from model.errors import ImageTooLarge, InvalidImage
 
@@ -17,6 +18,8 @@ _MAX_PNG_CHUNKS = 65_536
 _MAX_PNG_COMPRESSED_CHUNKS = 64  # Pillow inflates each to at most 1 MiB
 _MAX_GIF_EXTENSIONS = 1000  # before the first frame
 _TIFF_TYPE_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # bytes, by field type
+_TIFF_LAYOUT_TAGS = {256, 257, 277, 278, 322, 323}  # width, length, samples per pixel, rows per strip, tile sizes
+_TIFF_INTEGERS = (3, 4, 16)  # SHORT, LONG, LONG8
 _EXIF_HEADER = b"Exif\0\0"
 
 
@@ -30,11 +33,12 @@ def check_structure(data: bytes) -> None:
         _check_gif(data)
     elif data.startswith((b"II", b"MM")):
         check_directory(data)
+        _check_layout(data)
 
 
 def check_directory(data: bytes) -> None:
     """Raises ``InvalidImage`` if the values of a TIFF (or EXIF) directory take more bytes than twice ``data``."""
-    size = sum(value_size for _, value_size, _ in _directory(data))
+    size = sum(entry.size for entry in _directory(data))
     if size > 2 * len(data) + 1024:
         raise InvalidImage(f"The image's metadata declares {size} bytes in a block of {len(data)}.")
 
@@ -42,10 +46,10 @@ def check_directory(data: bytes) -> None:
 def read_orientation(exif: bytes) -> int:
     """The EXIF orientation 1…8; 1 if there is none. ``exif`` is a TIFF structure, with or without its Exif header."""
     data = exif.removeprefix(_EXIF_HEADER)
-    for tag, _, value in _directory(data):
-        if tag == 0x0112:
+    for entry in _directory(data):
+        if entry.tag == 0x0112:
             order = "<" if data.startswith(b"II") else ">"
-            (orientation,) = struct.unpack(f"{order}H", value[:2])
+            (orientation,) = struct.unpack(f"{order}H", entry.value[:2])
             return orientation if 1 <= orientation <= 8 else 1
     return 1
 
@@ -102,7 +106,7 @@ def _count_scans(data: bytes) -> int:
     """Scans before the end of the image, at most one more than the limit."""
     scans = segments = 0
     position = max((end for _, _, end in _jpeg_segments(data)), default=2)
-    marker_pattern = re.compile(rb"\xff[\x01-\xcf\xd9-\xfe]")
+    marker_pattern = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # those with a length, and the end of the image
     while (match := marker_pattern.search(data, position)) and segments <= _MAX_JPEG_SEGMENTS:
         marker = data[match.start() + 1]
         if marker == 0xD9:
@@ -141,8 +145,33 @@ def _check_gif(data: bytes) -> None:
             raise InvalidImage(f"The GIF image has more than {_MAX_GIF_EXTENSIONS} blocks before its first frame.")
 
 
-def _directory(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Tag, size in bytes and inline value of each entry of the first directory of a TIFF or BigTIFF structure."""
+def _check_layout(data: bytes) -> None:
+    """Rejects a TIFF whose sizes are repeated or of unusual types: Pillow and libtiff would read different ones."""
+    tags = set()
+    for entry in _directory(data):
+        if entry.tag not in _TIFF_LAYOUT_TAGS:
+            continue
+        if entry.tag in tags or entry.length != 1 or entry.kind not in _TIFF_INTEGERS:
+            raise InvalidImage(f"The TIFF image's tag {entry.tag} is not a single integer.")
+        tags.add(entry.tag)
+
+
+class _Entry(NamedTuple):
+    """An entry of a TIFF directory: ``length`` values of type ``kind``; ``value`` holds them, or where they are."""
+
+    tag: int
+    kind: int
+    length: int
+    value: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of the values."""
+        return self.length * (_TIFF_TYPE_SIZES[self.kind] if self.kind < len(_TIFF_TYPE_SIZES) else 0)
+
+
+def _directory(data: bytes) -> Iterator[_Entry]:
+    """The entries of the first directory of a TIFF or BigTIFF structure."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 16:
         return
@@ -155,5 +184,4 @@ def _directory(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     (count,) = struct.unpack_from(count_format, data, offset)
     entry_size = struct.calcsize(entry_format)
     for position in range(first, min(first + count * entry_size, len(data) - entry_size + 1), entry_size):
-        tag, kind, length, value = struct.unpack_from(entry_format, data, position)
-        yield tag, length * (_TIFF_TYPE_SIZES[kind] if kind < len(_TIFF_TYPE_SIZES) else 0), value
+        yield _Entry(*struct.unpack_from(entry_format, data, position))

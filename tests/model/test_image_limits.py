@@ -1,6 +1,7 @@
 """Files that would take a decoder far longer than their number of pixels justifies."""
 
 import io
+import operator
 import os
 import struct
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 import tracemalloc
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from PIL import Image
 
 from model.decode import EncodedImage
 from model.errors import ImageTooLarge, InvalidImage, ModelError
-from model.image_limits import check_structure, read_orientation
+from model.image_limits import check_structure, check_tiles, read_orientation
 from model.preprocess import Transform, preprocess
 from tests.conftest import Encode, MakePhoto
 
@@ -38,7 +40,8 @@ def png_with(chunks: bytes, encode: Encode) -> bytes:
 
 def tiff(entries: list[tuple[int, int, int, int]], extra: bytes = b"") -> bytes:
     """Returns a TIFF file of one directory with (tag, type, count, value) entries, followed by ``extra``."""
-    directory = b"".join(struct.pack("<HHLL", *entry) for entry in sorted(entries))
+    entries = sorted(entries, key=operator.itemgetter(0))
+    directory = b"".join(struct.pack("<HHLL", *entry) for entry in entries)
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + bytes(4) + extra
 
 
@@ -56,13 +59,17 @@ def rejected_quickly(data: bytes, error: type[ModelError] = InvalidImage) -> Non
     assert peak < 400_000_000
 
 
-def test_rejects_a_progressive_jpeg_with_thousands_of_scans(make_photo: MakePhoto, encode: Encode) -> None:
+@pytest.mark.parametrize("marker", [b"", b"\xff\x01", b"\xff\xd0"], ids=["none", "TEM", "RST0"])
+def test_rejects_a_progressive_jpeg_with_thousands_of_scans(
+    make_photo: MakePhoto, encode: Encode, marker: bytes
+) -> None:
+    """Markers without a length, which libjpeg skips, hide no scan."""
     data = encode(make_photo(64, 64), "JPEG", progressive=True)
     first = data.index(b"\xff\xda")
     second = data.index(b"\xff", first + 2 + 10)
     while data[second + 1] in (0x00, *range(0xD0, 0xD8)):
         second = data.index(b"\xff", second + 2)
-    rejected_quickly(data[:second] + data[first:second] * 5000 + data[second:])
+    rejected_quickly(data[:second] + (marker + data[first:second]) * 5000 + data[second:])
 
 
 def test_accepts_a_progressive_jpeg_of_many_scans_below_the_limit(make_photo: MakePhoto, encode: Encode) -> None:
@@ -101,6 +108,13 @@ def test_rejects_a_png_with_thousands_of_compressed_chunks(encode: Encode, kind:
     rejected_quickly(png_with(one_chunk * (SIZE // len(one_chunk)), encode))
 
 
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "iCCP"])
+def test_compressed_chunks_are_counted_however_small_they_are(encode: Encode, kind: str) -> None:
+    check_structure(png_with(chunk(kind.encode()) * 64, encode))
+    with pytest.raises(InvalidImage, match="chunks"):
+        check_structure(png_with(chunk(kind.encode()) * 65, encode))
+
+
 def test_rejects_a_png_with_millions_of_chunks(encode: Encode) -> None:
     rejected_quickly(png_with(chunk(b"tEXt", b"a\0") * (SIZE // 14), encode))
 
@@ -117,15 +131,34 @@ def test_rejects_a_gif_with_megabytes_of_comments(encode: Encode) -> None:
     rejected_quickly(data[:start] + comment + data[start:])
 
 
-@pytest.mark.parametrize("samples", [1, 3])
-def test_rejects_a_tiff_tile_over_the_pixel_limit(samples: int) -> None:
-    """A 1×1 image whose only tile has 537 million pixels."""
-    entries = [(256, 4, 1, 1), (257, 4, 1, 1), (258, 3, 1, 8), (259, 3, 1, 5), (262, 3, 1, 1), (277, 3, 1, samples)]
-    entries += [(322, 4, 1, 32768), (323, 4, 1, 16384), (324, 4, 1, 8), (325, 4, 1, 100)]
-    if samples == 1:
-        rejected_quickly(tiff(entries, bytes(200)), ImageTooLarge)
-    else:  # a combination that Pillow does not know
-        rejected_quickly(tiff(entries, bytes(200)))
+TINY_TIFF = [(256, 4, 1, 1), (257, 4, 1, 1), (258, 3, 1, 8), (259, 3, 1, 5), (262, 3, 1, 1), (277, 3, 1, 1)]
+TILES = [(322, 4, 1, 32768), (323, 4, 1, 16384), (324, 4, 1, 8), (325, 4, 1, 100)]  # 537 million pixels
+STRIPS = [(273, 4, 1, 8), (278, 4, 1, 16384), (279, 4, 1, 100)]
+
+
+def test_rejects_a_tiff_tile_over_the_pixel_limit() -> None:
+    rejected_quickly(tiff(TINY_TIFF + TILES, bytes(200)), ImageTooLarge)
+
+
+def test_rejects_a_tiff_strip_over_the_pixel_limit() -> None:
+    wide = [(256, 4, 1, 32768), *TINY_TIFF[1:]]
+    rejected_quickly(tiff(wide + STRIPS, bytes(200)), ImageTooLarge)
+
+
+@pytest.mark.parametrize(("samples", "error"), [(1, None), (4, ImageTooLarge)])
+def test_every_sample_of_a_tiff_tile_counts(samples: int, error: type[ModelError] | None) -> None:
+    tags = {277: samples, 322: 1000, 323: 1500}
+    with pytest.raises(error) if error else nullcontext():
+        check_tiles(dict(tags), (1, 1), max_image_pixels=1_000_000)
+
+
+@pytest.mark.parametrize(
+    "second", [(322, 4, 1, 16), (322, 17, 1, 16), (322, 4, 2, 8)], ids=["repeated", "unknown type", "two values"]
+)
+def test_rejects_a_tiff_whose_tile_width_libraries_would_read_differently(second: tuple[int, int, int, int]) -> None:
+    """Of a tag that occurs twice, libtiff takes the first and Pillow the last."""
+    first = [TILES[0]] if second[1:3] == (4, 1) else []
+    rejected_quickly(tiff([*TINY_TIFF, *first, second, *TILES[1:]], bytes(200)))
 
 
 def test_rejects_a_tiff_whose_entries_repeat_a_large_block() -> None:
