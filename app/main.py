@@ -14,6 +14,7 @@ from app.api.access_log import PROBES
 from app.api.dependencies import AppContext
 from app.api.keys import ApiKeys
 from app.api.middleware import RequestMiddleware
+from app.api.openapi import describe_labels
 from app.api.problems import install_handlers
 from app.api.protocols import include_protocols
 from app.api.protocols.vertex import VertexRoutes
@@ -58,6 +59,7 @@ def create_app(settings: Settings | None = None, engine: InferenceEngine | None 
     if settings.cors_origins:
         _allow_origins(app, sorted(settings.cors_origins))
     install_handlers(app)
+    describe_labels(app, context)
     include_routers(app, require_keys=context.keys.required)
     routes = VertexRoutes(settings.vertex_health_route, settings.vertex_predict_route)
     include_protocols(app, settings.protocols, routes, require_keys=context.keys.required)

@@ -163,6 +163,17 @@ def test_a_value_of_another_form_does_not_conform(described: Schema) -> None:
         assert not conforms(wrong, problem, described)
 
 
+async def test_the_number_of_labels_is_the_maximum_once_the_model_is_loaded(
+    make_app: MakeApp, connect: Connect
+) -> None:
+    async with connect(make_app()) as client:
+        paths = (await client.get("/openapi.json")).json()["paths"]
+        for path, name, allowed in (("/predict", "top_k", 256), ("/explain", "class_id", 255)):
+            [parameter] = [item for item in paths[path]["post"]["parameters"] if item["name"] == name]
+            [option] = [option for option in parameter["schema"]["anyOf"] if option["type"] == "integer"]
+            assert option["maximum"] == allowed
+
+
 def test_top_k_is_described_as_limited_by_the_number_of_labels(described: Schema) -> None:
     parameters = described["paths"]["/predict"]["post"]["parameters"]
     [parameter] = [parameter for parameter in parameters if parameter["name"] == "top_k"]

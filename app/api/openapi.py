@@ -1,0 +1,30 @@
+"""What /openapi.json says of the loaded model."""
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from app.api.dependencies import AppContext
+
+
+def describe_labels(app: FastAPI, context: AppContext) -> None:
+    """Makes the number of labels the maximum of ``top_k`` and ``class_id``, once the model has been loaded."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:  # Any: as in FastAPI
+        schema = generate()
+        if context.service is not None:
+            labels = len(context.service.engine.model.labels)
+            _set_maxima(schema, {"top_k": labels, "class_id": labels - 1})
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI documents it
+
+
+def _set_maxima(schema: dict[str, Any], maxima: dict[str, int]) -> None:  # Any: JSON
+    operations = [operation for path in schema["paths"].values() for operation in path.values()]
+    for parameter in (parameter for operation in operations for parameter in operation.get("parameters", ())):
+        if parameter["name"] in maxima:
+            for option in parameter["schema"]["anyOf"]:
+                if option["type"] == "integer":
+                    option["maximum"] = maxima[parameter["name"]]
