@@ -11,12 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from app.api.dependencies import AppContext
+from app.api.early_rejection import EarlyRejection
 from app.connections import MAX_HEADER_BYTES, ConnectionMonitor, Protocol
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, *, grace_s: float, max_connections: int, root_path: str = "") -> None:
         config = uvicorn.Config(
             app,
-            http=Protocol,
+            http=cast(type[Protocol], partial(Protocol, reject_early=EarlyRejection(app.state.context))),
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             limit_concurrency=max_connections + 1,
             ws="none",

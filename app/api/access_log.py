@@ -1,5 +1,6 @@
 """AccessEntry: what is logged of one request; formatted in the thread that writes the log."""
 
+import logging
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -12,8 +13,12 @@ PROBES = frozenset(
         *("/v2/health/live", "/v2/health/ready", "/v2/models/{name}/ready"),
     }
 )
+UNMATCHED = "unmatched"
+"""The route of every path without one, so that no client can add metrics labels."""
+
 _MAX_PATH_LENGTH = 200
 _PATH_CHARACTERS = "/!$&'()*+,;=:@"  # of RFC 3986, besides those that ``quote`` never escapes
+_log = logging.getLogger("app.access")
 
 
 class AccessEntry(NamedTuple):
@@ -46,6 +51,14 @@ class AccessEntry(NamedTuple):
         if self.span is not None:
             fields |= {"trace_id": format_trace_id(self.span.trace_id), "span_id": format_span_id(self.span.span_id)}
         return fields
+
+
+def log_access(entry: AccessEntry) -> None:
+    """Logs a request."""
+    level = logging.DEBUG if entry.route in PROBES and entry.status < 400 else logging.INFO
+    if _log.isEnabledFor(level):
+        # Logger.log would look up the line of code that calls it.
+        _log.handle(_log.makeRecord(_log.name, level, "", 0, entry, (), None))
 
 
 def _escape(path: str) -> str:

@@ -2,31 +2,25 @@
 
 import asyncio
 import logging
-import re
-import secrets
 import time
 
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.access_log import PROBES, AccessEntry
+from app.api.access_log import UNMATCHED, AccessEntry, log_access
 from app.api.dependencies import AppContext
 from app.api.problems import problem_response, problem_type
+from app.api.request_id import find_request_id
 from app.serving.errors import DeadlineExceeded, Unavailable
 
 logger = logging.getLogger(__name__)
-access_log = logging.getLogger("app.access")
-
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_UNMATCHED = "unmatched"  # one metrics label for every path without a route, so that no client can add labels
 
 
 class RequestMiddleware:
     """Pure ASGI, outermost except for CORS.
 
-    The request id is the client's X-Request-ID if that is at most 128 printable ASCII characters. A POST that would
-    not be admitted is rejected on its headers alone. Whatever happens, the client gets a response within
-    ``request_timeout_s`` of its headers, and one line is logged.
+    A POST that would not be admitted is rejected on its headers alone. Whatever happens, the client gets a response
+    within ``request_timeout_s`` of its headers, and one line is logged.
     """
 
     def __init__(self, app: ASGIApp, context: AppContext) -> None:
@@ -61,6 +55,8 @@ class RequestMiddleware:
         try:
             async with asyncio.timeout(timeout_s) as timeout:
                 await self.app(exchange.scope, exchange.receive, exchange.send)
+        except MemoryError as error:
+            raise Unavailable("There is not enough memory for this request.") from error
         except TimeoutError as error:
             if not timeout.expired():
                 raise
@@ -74,7 +70,7 @@ class _Exchange:
         self.scope = scope
         self.receive = receive
         self.status = 0
-        self.request_id = _request_id(scope)
+        self.request_id = find_request_id(scope["headers"])
         self._root_length = len(scope.get("root_path", ""))
         self._started_at = time.monotonic()
         self._send = send
@@ -103,14 +99,10 @@ class _Exchange:
         status, problem = self.status or 500, self.scope["state"].get("problem")
         duration_s = time.monotonic() - self._started_at
         self._context.telemetry.on_response(route, status, duration_s, problem)
-        level = logging.DEBUG if route in PROBES and status < 400 else logging.INFO
-        if access_log.isEnabledFor(level):
-            method: str = self.scope["method"]
-            path: str = self.scope["path"]
-            span = self._context.telemetry.current_span()
-            entry = AccessEntry(method, path, route, status, duration_s, self.request_id, problem, span)
-            # Logger.log would look up the line of code that calls it.
-            access_log.handle(access_log.makeRecord(access_log.name, level, "", 0, entry, (), None))
+        method: str = self.scope["method"]
+        path: str = self.scope["path"]
+        span = self._context.telemetry.current_span()
+        log_access(AccessEntry(method, path, route, status, duration_s, self.request_id, problem, span))
 
     def _route(self) -> str:
         """The path of the route as it was declared, after that of the application it is mounted in."""
@@ -123,11 +115,4 @@ class _Exchange:
         for outer in self.scope["router"].routes if endpoint is not None else ():
             if endpoint is getattr(outer, "app" if isinstance(outer, Mount) else "endpoint", None):
                 return str(outer.path)
-        return _UNMATCHED
-
-
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return str(value, "ascii")
-    return secrets.token_hex(16)
+        return UNMATCHED

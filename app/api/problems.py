@@ -100,7 +100,7 @@ def problem_response(error: Exception) -> JSONResponse:
     row = problem_type(error)
     if row is None:
         return build_response(500, UNMATCHED_TYPE, "Internal Server Error", "The service failed on this request.")
-    return build_response(row.status, row.type, row.title, str(error), _headers(error))
+    return build_response(row.status, row.type, row.title, str(error), problem_headers(error))
 
 
 def build_response(
@@ -165,7 +165,8 @@ def _wrong_method(request: Request, error: HTTPException) -> str:
     )
 
 
-def _headers(error: Exception) -> dict[str, str]:
+def problem_headers(error: Exception) -> dict[str, str]:
+    """The headers that the response for ``error`` has besides those of every response."""
     match error:
         case errors.Overloaded():
             return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}

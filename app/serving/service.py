@@ -82,7 +82,7 @@ class ClassificationService:
             max_batch_size=engine.max_batch_size,
             workers=engine.concurrency,
             max_queue_delay_s=limits.max_queue_delay_s,
-            stall_after_s=_stall_after_s(engine),
+            stall_after_s=stall_after_s(engine),
             fatal=(DeviceLost,),
             on_batch=telemetry.on_batch,
         )
@@ -259,7 +259,7 @@ class ClassificationService:
                     continue
 
 
-def _stall_after_s(engine: InferenceEngine) -> float:
+def stall_after_s(engine: InferenceEngine) -> float:
     """How long a batch may run before it counts as stalled: twenty times what a full one is expected to take."""
     if not engine.expected_rate:
         return 2 * _MIN_STALL_S

@@ -83,6 +83,8 @@ def test_ignores_variables_without_the_prefix(monkeypatch: pytest.MonkeyPatch) -
         ("max_queue_delay_ms", -1),
         ("request_timeout_s", 0),
         ("request_timeout_s", float("inf")),
+        ("decode_timeout_s", float("inf")),
+        ("max_queue_wait_s", float("inf")),
         ("shutdown_grace_s", 1e9),
         ("max_upload_bytes", 0),
         ("max_image_pixels", 0),

@@ -241,6 +241,19 @@ async def test_an_unexpected_error_is_a_problem_that_does_not_reveal_its_cause(
         assert 'convnext_requests_total{route="/broken",status="500"} 1.0' in await request_counts(client)
 
 
+async def test_a_request_without_enough_memory_gets_a_503(
+    make_app: MakeApp, connect: Connect, problem: CheckProblem
+) -> None:
+    app = make_app()
+
+    @app.get("/large")
+    async def large() -> None:
+        raise MemoryError
+
+    async with connect(app) as client:
+        assert "memory" in problem(await client.get("/large"), 503, "unavailable")
+
+
 async def test_an_error_after_the_response_has_begun_reaches_the_server(make_app: MakeApp) -> None:
     app = make_app()
 

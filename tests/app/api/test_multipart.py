@@ -108,6 +108,16 @@ def test_a_boundary_may_be_repeated_in_the_file_with_other_characters_after_it()
     assert outcome(split(whole, range(0, len(whole), 7))) == content
 
 
+def test_repeated_boundaries_are_parsed_in_linear_time() -> None:
+    def cpu_s(size: int) -> float:
+        whole = body(FILE + b"\r\n" + b"\r\n--xyzX" * (size // 8))
+        started_at = time.process_time()
+        assert outcome(split(whole, range(0, len(whole), 65_536))) is not None
+        return time.process_time() - started_at
+
+    assert cpu_s(8_000_000) < 8 * max(cpu_s(2_000_000), 0.05)  # 4 if linear, 16 if quadratic
+
+
 @pytest.mark.parametrize("leading", [b"\r\n", b"\r\n\r\n", b"\n"])
 def test_empty_lines_before_the_first_boundary_are_skipped(leading: bytes) -> None:
     whole = leading + body(FILE + b"\r\n" + PHOTO)

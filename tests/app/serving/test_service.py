@@ -12,7 +12,7 @@ import pytest
 
 from app.serving.errors import InvalidParameter, Overloaded, Unavailable
 from app.serving.results import Classification, ClassifyOptions
-from app.serving.service import ClassificationService, Limits
+from app.serving.service import ClassificationService, Limits, stall_after_s
 from app.serving.telemetry import Telemetry
 from model.errors import DeviceLost, EngineError, ImageTooLarge, InvalidImage, UnsupportedFormat
 from model.preprocess import Pixels
@@ -181,6 +181,14 @@ async def test_three_failed_batches_in_a_row_make_it_failing_until_a_probe_succe
             pass
         await until(lambda: service.status == "ready")
         assert await classify(service, grey(1))
+
+
+@pytest.mark.parametrize(("rate", "limit_s"), [(0.0, 60.0), (1000.0, 30.0), (2.0, 80.0)])
+async def test_a_batch_may_take_twenty_times_as_long_as_measured(
+    engine: FakeEngine, rate: float, limit_s: float
+) -> None:
+    engine.expected_rate = rate  # images/s, in batches of 8
+    assert stall_after_s(as_engine(engine)) == limit_s
 
 
 async def test_ten_failed_batches_in_a_row_make_it_failed(engine: FakeEngine, grey: Grey, until: Until) -> None:

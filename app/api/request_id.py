@@ -1,0 +1,23 @@
+"""The request id: the client's X-Request-ID if that is at most 128 printable ASCII characters, else a new one."""
+
+import re
+import secrets
+from collections.abc import Iterable
+
+_VALUE = rb"([\x21-\x7e]{1,128})"
+_HEADER_VALUE = re.compile(_VALUE)
+_HEADER_LINE = re.compile(rb"\r\nx-request-id:[ \t]*" + _VALUE + rb"[ \t]*\r\n", re.IGNORECASE)
+
+
+def find_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The id of a request with these headers, as in an ASGI scope."""
+    for name, value in headers:
+        if name == b"x-request-id" and _HEADER_VALUE.fullmatch(value):
+            return str(value, "ascii")
+    return secrets.token_hex(16)
+
+
+def search_request_id(headers: bytes) -> str:
+    """The id of a request with these headers, as they are sent; each line ends with CR LF."""
+    found = _HEADER_LINE.search(headers)
+    return str(found[1], "ascii") if found else secrets.token_hex(16)
