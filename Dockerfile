@@ -14,13 +14,14 @@ RUN --mount=type=cache,target=/root/.cache \
     python -m pip install --quiet --root-user-action=ignore "uv==${UV_VERSION}" "hatchling==${HATCHLING_VERSION}"
 
 # Dependencies come first, so that this layer stays cached when only code changes.
-# constraints.txt pins the CUDA libraries of the default build of torch; other builds bring their own versions.
 WORKDIR /build
-COPY docker/excluded.txt docker/prune.sh ./docker/
+COPY docker/excluded.txt docker/prune.sh docker/unpin.awk ./docker/
 COPY pyproject.toml constraints.txt ./
 ARG TORCH_BACKEND=cpu
 RUN --mount=type=cache,target=/root/.cache set -eu; \
-    if [ -n "$TORCH_BACKEND" ]; then sed -i -E '/^(cuda|nvidia|triton)-?/d' constraints.txt; fi; \
+    if [ -n "$TORCH_BACKEND" ]; then \
+        awk -f docker/unpin.awk constraints.txt >unpinned.txt && mv unpinned.txt constraints.txt; \
+    fi; \
     uv venv --quiet --python "$(command -v python)" /opt/venv; \
     if ! uv pip install --python /opt/venv ${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"} \
         --constraint constraints.txt --excludes docker/excluded.txt --requirements pyproject.toml --extra otel; then \

@@ -20,7 +20,7 @@ help:  ## List the targets.
 	@sed -nE 's/^([a-z0-9.-]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 test: $(VENV)/developed  ## Run the tests.
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-avx2: $(VENV)/developed  ## Run the numeric tests as on a CPU without AVX-512 and AMX.
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(VENV)/bin/pytest tests/model
@@ -76,9 +76,9 @@ sbom: $(VENV)/bin/uv  ## Write the pinned dependencies to sbom.json (CycloneDX).
 audit: $(VENV)/bin/uv  ## Look up the pinned dependencies in the database of known vulnerabilities.
 	$(VENV)/bin/uv tool run --quiet 'pip-audit>=2.9' --strict --disable-pip --no-deps --requirement constraints.txt
 
-lock: $(VENV)/bin/uv  ## Update constraints.txt to the newest versions that pyproject.toml allows.
+lock: $(VENV)/bin/uv  ## Update constraints.txt, with hashes, to the newest versions that pyproject.toml allows.
 	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev --group training --extra otel \
-		--no-emit-index-url --no-annotate --no-header --output-file constraints.txt pyproject.toml
+		--no-emit-index-url --no-annotate --no-header --generate-hashes --output-file constraints.txt pyproject.toml
 
 clean:  ## Delete the virtual environment and caches.
 	rm -rf $(VENV) .venv-mosec .venv-torchserve .venv-ray .venv-kserve .mypy_cache .ruff_cache .pytest_cache

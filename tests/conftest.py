@@ -18,6 +18,12 @@ Encode = Callable[..., bytes]
 MakePhoto = Callable[..., Image.Image]
 
 
+def pytest_configure() -> None:
+    """Keeps torch to one thread where several processes run the tests, as they would wait for each other's cores."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """The service runs on asyncio."""

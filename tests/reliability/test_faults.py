@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 
 from tests.reliability.conftest import Start
 from tests.reliability.images import gray
-from tests.reliability.load import Response, connect, post
+from tests.reliability.load import RESET, Response, connect, post
 from tests.reliability.process import FAKE, SERVICE, ServerProcess, free_port, wait_until
 from tests.reliability.report import Figures
 
@@ -70,6 +71,18 @@ def test_running_out_of_memory_once_fails_one_batch(server: ServerProcess, figur
     assert health(server) == (200, 200)
     assert server.log().count("MemoryError: injected") == 1
     figures.add(SECTION, "out of memory once", "503, then 200", "immediate")
+
+
+def test_uploads_for_which_there_is_no_memory_fail_alone(server: ServerProcess, figures: Figures) -> None:
+    upload = post(bytes(15_000_000), "image/png")
+    before = resource.prlimit(server.popen.pid, resource.RLIMIT_DATA)
+    resource.prlimit(server.popen.pid, resource.RLIMIT_DATA, (1, before[1]))
+    found = {response.status for response in asyncio.run(predict(server.port, 4, upload))}
+    resource.prlimit(server.popen.pid, resource.RLIMIT_DATA, before)
+    assert found <= {RESET, 503}
+    assert statuses(server) == [200]
+    assert health(server) == (200, 200)
+    figures.add(SECTION, "no memory for uploads", "503 or closed, then 200", "immediate")
 
 
 def test_three_engine_exceptions_fail_readiness_until_the_probe_succeeds(
