@@ -112,11 +112,17 @@ async function toggleMap(file, card, button, classId) {
     const options = { method: "POST", body: form(file), headers: { Accept: "image/png" } };
     const picture = await (await request(`explain?class_id=${classId}`, options)).blob();
     const current = card.shown === button && button.getAttribute("aria-pressed") === "true";
-    if (current) card.image.src = URL.createObjectURL(picture); // unless another one was chosen in the meantime
+    if (current) showPicture(card.image, picture); // unless another one was chosen in the meantime
   } catch (error) {
     button.setAttribute("aria-pressed", "false");
     setState(card, error.message, true);
   }
+}
+
+function showPicture(image, picture) {
+  const url = URL.createObjectURL(picture);
+  image.addEventListener("load", () => URL.revokeObjectURL(url), { once: true });
+  image.src = url;
 }
 
 function setState(card, text, isError = false) {
@@ -139,7 +145,12 @@ function readable(timing) {
 async function copyCurl(button, file) {
   const header = key.get() ? ' -H "X-API-Key: $KEY"' : "";
   const name = file.name.replaceAll(/["$`\\]/g, "\\$&");
-  await navigator.clipboard.writeText(`curl -F "file=@${name}"${header} "${new URL("predict", location.href)}"`);
+  const command = `curl -F "file=@${name}"${header} "${new URL("predict", location.href)}"`;
+  if (!navigator.clipboard) { // browsers offer it to HTTPS and localhost only
+    window.prompt("Copy the command:", command);
+    return;
+  }
+  await navigator.clipboard.writeText(command);
   button.textContent = "Copied";
 }
 
@@ -192,8 +203,12 @@ document.onpaste = (event) => add(event.clipboardData.files);
 for (const button of document.querySelectorAll("[data-sample]")) {
   button.onclick = async () => {
     const name = button.dataset.sample;
-    const blob = await (await request(`static/samples/${name}`)).blob();
-    add([new File([blob], name, { type: "image/jpeg" })]);
+    try {
+      const blob = await (await request(`static/samples/${name}`)).blob();
+      add([new File([blob], name, { type: "image/jpeg" })]);
+    } catch (error) {
+      get("progress").textContent = error.message;
+    }
   };
 }
 showModel();
