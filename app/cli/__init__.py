@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import io
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from app.settings import PREFIX, Settings
 from model.errors import ModelError
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 _PREDICT = (
     *("model", "labels", "device", "runtime", "precision", "compile", "max_batch_size", "cache_dir"),
@@ -26,7 +28,10 @@ _PREDICT = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code: 0, 1 if something failed, 2 for wrong usage, 130 after Ctrl-C."""
+    """The command; returns the exit code: 0, 1 if something failed, 2 for wrong usage.
+
+    130 after Ctrl-C, and 141 if the reader of the output has stopped.
+    """
     _prepare_streams()
     options = _parser().parse_args(arguments)
     given = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
@@ -36,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for item in error.errors():
             complain(_setting_error(item))
         return 2
+    except BrokenPipeError:  # the reader of the output, such as head, has stopped
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at exit
+        return BROKEN_PIPE
     except (ModelError, OSError) as error:
         complain(str(error))
         return 1

@@ -67,6 +67,8 @@ def _expand(names: Iterable[str], done: Collection[str]) -> Iterator[str]:
         elif Path(name).is_dir():
             files = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
             yield from (str(path) for path in files if str(path) not in done)
+            if not files:
+                yield name  # an error
         elif name not in done:
             yield name
 
@@ -77,6 +79,8 @@ def _batches(files: Iterator[str], engine: InferenceEngine, settings: Settings) 
 
     def decode(file: str) -> Pixels | Exception:
         try:
+            if Path(file).is_dir():
+                return UnsupportedFormat("There are no images in this folder.")
             return preprocess(Path(file).read_bytes(), engine.model.transform, settings.max_image_pixels)
         except (InvalidImage, UnsupportedFormat, ImageTooLarge, OSError) as error:
             return error

@@ -113,3 +113,24 @@ def test_the_console_need_not_be_utf_8(tiny_path: Path, photos: list[str]) -> No
     assert done.returncode == 1
     assert b"gr\\xf6\\xdfe.jpg" in done.stdout
     assert b"Traceback" not in done.stderr
+
+
+def test_a_folder_without_images_is_an_error(predict: Predict, photos: list[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, out, err = predict(str(tmp_path / "empty"), photos[0], "--json")
+    assert code == 1
+    assert "empty: " in err
+    assert [result["file"] for result in lines(out)] == photos[:1]
+
+
+def test_a_reader_that_stops_ends_the_command_without_an_error_message(tiny_path: Path, photos: list[str]) -> None:
+    command = [sys.executable, "-m", "app", "predict", "--model", str(tiny_path), "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stdin.write(f"{photos[0]}\n".encode())
+        process.stdin.close()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == b""
