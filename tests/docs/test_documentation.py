@@ -126,3 +126,11 @@ def test_changelog_begins_with_the_version_of_the_project() -> None:
     assert version is not None
     assert newest is not None
     assert newest[1] == version[1]
+
+
+def test_the_tests_that_the_security_page_names_exist() -> None:
+    folder: Path | None = None
+    for file, test in re.findall(r"`(?:(tests/[\w/]+\.py)::)?(test_\w+)`", (ROOT / "docs" / "security.md").read_text()):
+        folder = ROOT / file if file else folder  # a name without a file is in the file before it
+        assert folder is not None
+        assert f"def {test}(" in folder.read_text(), test
