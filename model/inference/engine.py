@@ -21,7 +21,7 @@ from model.inference.fold import fold
 from model.inference.openvino_runtime import OpenVinoRuntime
 from model.inference.runtime import Outputs, Runtime
 from model.inference.torch_runtime import TorchRuntime
-from model.preprocess import Pixels
+from model.preprocess import Pixels, measure_decoding
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class InferenceEngine:
         images = random.integers(0, 256, shape, np.uint8)
         fitting = [size for size in self._sizes() if self._fits(images[:size])]
         self.max_batch_size = fitting[-1]
-        self._runtime.tune(images[: self.max_batch_size])
+        self._runtime.tune(images[: self.max_batch_size], measure_decoding(self.model.transform))
         self.batch_seconds = {size: self._measure(images[:size]) for size in fitting}
         self._plan()
 

@@ -4,12 +4,13 @@ The graph is built from OpenVINO's own operations rather than traced: in a tenth
 Linear layers are 1×1 convolutions and LayerNorm normalizes over axis 1, so nothing is transposed.
 """
 
+import math
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,9 @@ from model.inference.runtime import Outputs
 
 _TUNING_S = 0.3
 _MAX_TUNING_RUNS = 20
+_NEARLY_BEST = 0.9
+_MARGIN = 1.2  # more threads than needed, as images differ
+_HOST_SHARE = 2.0  # time of everything but the network, as a multiple of decoding
 _PRECISIONS = {torch.float32: Type.f32, torch.bfloat16: Type.bf16, torch.float16: Type.f16}
 
 
@@ -34,9 +38,9 @@ class OpenVinoRuntime:
     """Computes ``network``, which takes pixels from 0 to 255, on ``threads`` threads of the CPU; see ``Runtime``.
 
     Each batch size is compiled for itself, on its first call: one graph for all sizes takes up to 1.8 times as long
-    for a small network. The threads are divided into streams that run batches independently of each other; with more
-    than one stream, a single image on an idle engine runs on a graph over all threads. Raises ``EngineError`` if the
-    CPU does not support ``dtype``.
+    for a small network. The threads are divided into streams that run batches independently of each other; a single
+    image on an idle engine runs on a graph over all threads. Raises ``EngineError`` if the CPU does not support
+    ``dtype``.
     """
 
     mode = "openvino"
@@ -45,51 +49,61 @@ class OpenVinoRuntime:
     def __init__(self, network: ConvNeXt, dtype: torch.dtype, input_size: int, threads: int) -> None:
         self.concurrency = 1
         self._threads = threads
+        self._busy_threads = threads  # of all streams together, unless the engine is idle
         self._dtype = dtype
         self._core = ov.Core()
         self._graph = build_graph(network, input_size)
-        self._compiled: dict[tuple[int, int], ov.CompiledModel] = {}  # by batch size and number of streams
+        self._compiled: dict[_Layout, ov.CompiledModel] = {}
         self._compiling = threading.Lock()
         self._requests = threading.local()
-        self._compile(1, 1)
+        self._compile(_Layout(1, 1, threads))
 
-    def tune(self, images: npt.NDArray[np.uint8]) -> None:
-        """Chooses the number of streams with the highest throughput for batches like ``images``."""
+    def tune(self, images: npt.NDArray[np.uint8], decode_s: float) -> None:
+        """Chooses the number of streams with the highest throughput for batches like ``images``.
+
+        A network that takes little time compared with decoding, ``decode_s`` per image on one core, gets no more
+        threads than it can use: fewer streams form larger batches, and leave the cores to the decoders.
+        """
         rates = {streams: self._measure(images, streams) for streams in _stream_counts(self._threads)}
         self.concurrency = max(rates, key=rates.__getitem__)
+        needed = _threads_needed(self._threads, self._threads / rates[self.concurrency], decode_s)
+        if needed < self._threads and rates[self._threads] > _NEARLY_BEST * rates[self.concurrency]:
+            self.concurrency = self._busy_threads = needed
         with self._compiling:
-            for key in [key for key in self._compiled if key[1] not in (1, self.concurrency)]:
-                del self._compiled[key]
-            if self.concurrency > 1:
-                self._compiled.pop((len(images), 1), None)
+            self._compiled = {layout: graph for layout, graph in self._compiled.items() if self._is_used(layout)}
 
     def run(self, images: npt.NDArray[np.uint8], *, idle: bool, features: bool = False) -> Outputs:
         """Computes ``(N, H, W, 3)`` uint8 pixels."""
-        return self._infer(images, 1 if idle and len(images) == 1 else self.concurrency, features=features)
+        if idle and len(images) == 1:
+            return self._infer(images, _Layout(1, 1, self._threads), features=features)
+        return self._infer(images, _Layout(len(images), self.concurrency, self._busy_threads), features=features)
 
-    def _infer(self, images: npt.NDArray[np.uint8], streams: int, *, features: bool = False) -> Outputs:
-        results = self._request(len(images), streams).infer([images], share_inputs=True, share_outputs=True)
+    def _is_used(self, layout: "_Layout") -> bool:
+        busy = (layout.streams, layout.threads) == (self.concurrency, self._busy_threads)
+        return busy or layout == _Layout(1, 1, self._threads)
+
+    def _infer(self, images: npt.NDArray[np.uint8], layout: "_Layout", *, features: bool = False) -> Outputs:
+        results = self._request(layout).infer([images], share_inputs=True, share_outputs=True)
         logits = results[0].reshape(len(images), -1).copy()  # the request reuses its memory
         return Outputs(logits, results[1].copy() if features else None)
 
-    def _request(self, batch_size: int, streams: int) -> ov.InferRequest:
+    def _request(self, layout: "_Layout") -> ov.InferRequest:
         """The calling thread's own request of a compiled graph."""
-        requests: dict[tuple[int, int], ov.InferRequest] = self._requests.__dict__.setdefault("by_graph", {})
-        key = batch_size, streams
-        if key not in requests:
-            requests[key] = self._compile(batch_size, streams).create_infer_request()
-        return requests[key]
+        requests: dict[_Layout, ov.InferRequest] = self._requests.__dict__.setdefault("by_layout", {})
+        if layout not in requests:
+            requests[layout] = self._compile(layout).create_infer_request()
+        return requests[layout]
 
-    def _compile(self, batch_size: int, streams: int) -> ov.CompiledModel:
+    def _compile(self, layout: "_Layout") -> ov.CompiledModel:
         with self._compiling:
-            if (batch_size, streams) not in self._compiled:
+            if layout not in self._compiled:
                 properties = {
                     "INFERENCE_PRECISION_HINT": _PRECISIONS[self._dtype],
-                    "INFERENCE_NUM_THREADS": self._threads,
-                    "NUM_STREAMS": streams,
+                    "INFERENCE_NUM_THREADS": layout.threads,
+                    "NUM_STREAMS": layout.streams,
                     "ENABLE_CPU_PINNING": False,  # the decode threads use the same cores
                 }
-                self._graph.reshape([batch_size, *list(self._graph.input().partial_shape)[1:]])
+                self._graph.reshape([layout.batch_size, *list(self._graph.input().partial_shape)[1:]])
                 try:
                     compiled = self._core.compile_model(self._graph, "CPU", properties)
                 except RuntimeError as error:
@@ -97,14 +111,14 @@ class OpenVinoRuntime:
                 chosen = compiled.get_property("INFERENCE_PRECISION_HINT")
                 if chosen != _PRECISIONS[self._dtype]:
                     raise EngineError(f"this CPU does not support {self._dtype}: OpenVINO chose {chosen.to_string()}")
-                self._compiled[batch_size, streams] = compiled
-            return self._compiled[batch_size, streams]
+                self._compiled[layout] = compiled
+            return self._compiled[layout]
 
     def _measure(self, images: npt.NDArray[np.uint8], streams: int) -> float:
         """Images per second of ``streams`` threads that each run ``images`` a few times."""
 
         def run_once(_: int) -> None:
-            self._infer(images, streams)
+            self._infer(images, _Layout(len(images), streams, self._threads))
 
         with ThreadPoolExecutor(streams) as threads:
             list(threads.map(run_once, range(streams)))  # compiles, and fills the caches
@@ -113,6 +127,19 @@ class OpenVinoRuntime:
             while (elapsed_s := time.perf_counter() - started_at) < _TUNING_S and runs < _MAX_TUNING_RUNS * streams:
                 runs += len(list(threads.map(run_once, range(2 * streams))))
         return runs * len(images) / elapsed_s
+
+
+class _Layout(NamedTuple):
+    """What a graph is compiled for; ``threads`` of all streams together."""
+
+    batch_size: int
+    streams: int
+    threads: int
+
+
+def _threads_needed(cores: int, network_s: float, decode_s: float) -> int:
+    """Threads for a network that takes ``network_s`` per image on one core, as the rest of a request needs cores, too."""
+    return math.ceil(_MARGIN * cores * network_s / (network_s + _HOST_SHARE * decode_s))
 
 
 def _stream_counts(threads: int) -> list[int]:

@@ -31,8 +31,8 @@ class Runtime(Protocol):
         """How many threads may call ``run`` at the same time; known after ``tune``."""
         ...
 
-    def tune(self, images: npt.NDArray[np.uint8]) -> None:
-        """Chooses how to run batches as large as ``images`` by measurement."""
+    def tune(self, images: npt.NDArray[np.uint8], decode_s: float) -> None:
+        """Chooses how to run batches as large as ``images`` by measurement; decoding takes ``decode_s`` per image."""
         ...
 
     def run(self, images: npt.NDArray[np.uint8], *, idle: bool, features: bool = False) -> Outputs:

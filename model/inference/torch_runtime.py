@@ -44,7 +44,7 @@ class TorchRuntime:
         if compiled:
             self._network.compile(dynamic=False)
 
-    def tune(self, images: npt.NDArray[np.uint8]) -> None:
+    def tune(self, images: npt.NDArray[np.uint8], decode_s: float) -> None:
         """There is nothing to choose."""
 
     def run(self, images: npt.NDArray[np.uint8], *, idle: bool, features: bool = False) -> Outputs:

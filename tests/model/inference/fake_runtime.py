@@ -17,7 +17,7 @@ class FakeRuntime:
         self.idle: list[bool] = []
         self.error: Exception | None = None
 
-    def tune(self, images: npt.NDArray[np.uint8]) -> None:
+    def tune(self, images: npt.NDArray[np.uint8], decode_s: float) -> None:
         pass
 
     def run(self, images: npt.NDArray[np.uint8], *, idle: bool, features: bool = False) -> Outputs:

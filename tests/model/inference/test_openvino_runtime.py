@@ -53,15 +53,22 @@ def test_runs_any_number_of_images(images: Pixels, count: int) -> None:
     np.testing.assert_allclose(logits[:1], runtime.run(batch[:1], idle=True).logits, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("decode_s", [1e-6, 1e-3, 10.0])
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
-def test_logits_are_the_same_after_tuning(images: Pixels, threads: int) -> None:
+def test_logits_are_the_same_after_tuning(images: Pixels, threads: int, decode_s: float) -> None:
     runtime = OpenVinoRuntime(folded(), torch.float32, SIZE, threads=threads)
     expected = runtime.run(images, idle=False).logits
-    runtime.tune(images)
+    runtime.tune(images, decode_s)
     assert 1 <= runtime.concurrency <= threads
     for idle in (True, False):
         np.testing.assert_allclose(runtime.run(images, idle=idle).logits, expected, atol=1e-4)
         np.testing.assert_allclose(runtime.run(images[:1], idle=idle).logits, expected[:1], atol=1e-4)
+
+
+def test_a_network_much_faster_than_decoding_gets_one_stream(images: Pixels) -> None:
+    runtime = OpenVinoRuntime(folded(), torch.float32, SIZE, threads=2)
+    runtime.tune(images, decode_s=10.0)
+    assert runtime.concurrency == 1
 
 
 def test_the_graph_never_transposes_activations() -> None:
