@@ -138,7 +138,7 @@ class _Layout(NamedTuple):
 
 
 def _threads_needed(cores: int, network_s: float, decode_s: float) -> int:
-    """Threads for a network that takes ``network_s`` per image on one core, as the rest of a request needs cores, too."""
+    """Threads for a network that takes ``network_s`` per image on one core; the rest of a request needs cores, too."""
     return math.ceil(_MARGIN * cores * network_s / (network_s + _HOST_SHARE * decode_s))
 
 
