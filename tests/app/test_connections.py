@@ -2,96 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from typing import Any, cast
+from typing import Any
 
 import h11
 import pytest
-import uvicorn
-from uvicorn.server import ServerState
 
-from app.api.early_rejection import Rejection
-from app.connections import MAX_HEADER_BYTES, ConnectionMonitor, Protocol
+from app.connections import MAX_HEADER_BYTES
+from tests.app.raw_connections import (
+    REQUEST,
+    read_response,
+    read_until_closed,
+    respond,
+    serving,
+)
 
 pytestmark = pytest.mark.anyio
-
-WAIT_S = 30
-REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
-ASGI = Callable[[Any, Any, Any], Awaitable[None]]  # Any: ASGI's scope, receive and send
-
-
-async def echo_length(_scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI
-    """Responds with the length of the body."""
-    length = 0
-    while True:
-        message = await receive()
-        length += len(message.get("body", b""))
-        if not message.get("more_body"):
-            break
-    await respond(send, b"%d" % length)
-
-
-async def respond(send: Any, body: bytes) -> None:  # Any: ASGI
-    headers = [(b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-@asynccontextmanager
-async def serving(
-    app: ASGI = echo_length,
-    *,
-    timeout_s: float = WAIT_S,
-    max_connections: int = 100,
-    reject_early: Callable[[bytes], Rejection | None] | None = None,
-) -> AsyncIterator[Connect]:
-    """Runs a server of ``app``; returns a function that opens a connection to it."""
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        ws="none",
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        limit_concurrency=max_connections + 1,
-    )
-    config.load()
-    state = ServerState()
-    monitor = ConnectionMonitor(cast(set[Protocol], state.connections), timeout_s)
-    task = asyncio.create_task(monitor.run())
-    writers: list[asyncio.StreamWriter] = []
-    server = await asyncio.get_running_loop().create_server(
-        lambda: Protocol(config, state, {}, reject_early=reject_early), "127.0.0.1", 0
-    )
-
-    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        writers.append(writer)
-        return reader, writer
-
-    try:
-        async with asyncio.timeout(WAIT_S):
-            yield connect
-    finally:
-        task.cancel()
-        for writer in writers:
-            writer.close()
-        server.close()
-
-
-async def read_response(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    headers = await reader.readuntil(b"\r\n\r\n")
-    lines = headers.lower().split(b"\r\n")
-    length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
-    return int(headers.split()[1]), await reader.readexactly(length)
-
-
-async def read_until_closed(reader: asyncio.StreamReader) -> bytes:
-    try:
-        return await reader.read()
-    except ConnectionResetError:  # closed with unread data
-        return b""
 
 
 @pytest.mark.parametrize("sent", [b"", b"GE", b"GET / HTTP/1.1\r\nHost: loc", REQUEST[:-2]])
@@ -270,69 +195,3 @@ async def test_responses_conform_to_http() -> None:
         assert isinstance(response, h11.Response)
         assert isinstance(client.next_event(), h11.Data)
         assert isinstance(client.next_event(), h11.EndOfMessage)
-
-
-REJECTED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy"
-
-
-class Busy:
-    """Rejects every POST until it is ``free``; ``size`` is that of the request, None to close the connection."""
-
-    def __init__(self, size: int | None) -> None:
-        self.free = False
-        self.asked = 0
-        self.called = asyncio.Event()
-        self._rejection = Rejection(REJECTED, size)
-
-    def __call__(self, _data: bytes) -> Rejection | None:
-        self.asked += 1
-        self.called.set()
-        return None if self.free else self._rejection
-
-
-async def test_a_connection_is_used_again_after_an_early_rejection_whose_body_is_discarded() -> None:
-    request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n" + b"POST " * 40_000
-    busy = Busy(len(request))
-    async with serving(reject_early=busy) as connect:
-        reader, writer = await connect()
-        for number in range(3):
-            writer.write(request[:100])
-            assert await read_response(reader) == (503, b"busy")
-            for start in range(100, len(request), 5000):
-                writer.write(request[start : start + 5000])
-            assert busy.asked == number + 1
-        busy.free = True
-        writer.write(request)
-        assert await read_response(reader) == (200, b"200000")
-        writer.write(REQUEST)
-        assert await read_response(reader) == (200, b"0")
-
-
-async def test_only_a_post_is_rejected_early_and_only_between_requests() -> None:
-    busy = Busy(None)
-    busy.free = True
-    async with serving(reject_early=busy) as connect:
-        reader, writer = await connect()
-        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
-        await busy.called.wait()
-        busy.free = False
-        writer.write(b"POST / HTT")
-        assert await read_response(reader) == (200, b"10")
-        writer.write(REQUEST)
-        assert await read_response(reader) == (200, b"0")
-        assert busy.asked == 1
-
-
-async def test_an_early_rejection_can_end_the_connection_while_the_client_still_sends() -> None:
-    async with serving(reject_early=Busy(None), timeout_s=0.5) as connect:
-        reader, writer = await connect()
-        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-        assert await read_response(reader) == (503, b"busy")
-        assert await reader.read() == b""
-        for _ in range(10):
-            writer.write(b"5\r\nPOST \r\n" * 1000)
-            await writer.drain()
-        with suppress(ConnectionError):
-            while True:  # until the deadline has passed
-                writer.write(b"5\r\nPOST \r\n")
-                await writer.drain()
