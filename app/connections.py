@@ -67,8 +67,8 @@ class Protocol(H11Protocol):
 
     @property
     def discards(self) -> bool:
-        """Whether all that still arrives is discarded."""
-        return self._discard == math.inf
+        """Whether the next bytes belong to a request that has been rejected."""
+        return self._discard > 0
 
     @property
     def _between_requests(self) -> bool:

@@ -9,6 +9,7 @@ from app.api.early_rejection import Rejection
 from tests.app.raw_connections import (
     REQUEST,
     read_response,
+    read_until_closed,
     serving,
 )
 
@@ -78,3 +79,11 @@ async def test_an_early_rejection_can_end_the_connection_while_the_client_still_
             while True:  # until the deadline has passed
                 writer.write(b"5\r\nPOST \r\n")
                 await writer.drain()
+
+
+async def test_a_rejected_request_whose_body_does_not_arrive_ends_without_a_second_response() -> None:
+    async with serving(reject_early=Busy(1000), timeout_s=0.1) as connect:
+        reader, writer = await connect()
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\n")
+        assert await read_response(reader) == (503, b"busy")
+        assert await read_until_closed(reader) == b""
