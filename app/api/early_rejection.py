@@ -53,9 +53,8 @@ class EarlyRejection:
             if b"\r\norigin:" in lower:
                 return None  # a browser, whose response needs the headers that the CORS middleware adds
             size = _request_size(lower)
-            if service.draining or size is None or size < len(data):  # a pipelined request follows
-                return Rejection(self._respond(headers, error, close=True), None)
-            return Rejection(self._respond(headers, error, close=False), size)
+            close = service.draining or size is None or size < len(data)  # a pipelined request follows
+            return Rejection(self._respond(headers, error, close=close), None if close else size)
         return None
 
     def _respond(self, headers: bytes, error: Exception, *, close: bool) -> bytes:
@@ -73,7 +72,7 @@ class EarlyRejection:
 
 
 def _request_size(headers: bytes) -> int | None:
-    """Bytes of the request with these headers, in lower case; None unless they leave no doubt."""
+    """Bytes of the request with these headers, in lower case; None if they are ambiguous."""
     if not headers or _UNUSUAL.search(headers):
         return None
     length = _LENGTH.search(headers)

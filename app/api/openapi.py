@@ -1,4 +1,4 @@
-"""What /openapi.json says of the loaded model."""
+"""Limits in /openapi.json that depend on the loaded model."""
 
 from typing import Any
 

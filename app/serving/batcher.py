@@ -43,7 +43,7 @@ class DynamicBatcher(Generic[Item, Result]):
     ``fatal`` the batcher accepts nothing more. A batch that runs for longer than ``stall_after_s`` counts as a failure
     while it lasts. ``on_batch(size, run_s)`` is called after each successful batch.
 
-    The queue is bounded by whoever submits (``Admission``). All methods belong to the event loop.
+    ``Admission`` bounds the queue. All methods belong to the event loop.
     """
 
     def __init__(
