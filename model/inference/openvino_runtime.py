@@ -154,14 +154,30 @@ def build_graph(network: ConvNeXt, input_size: int) -> ov.Model:
     anyway: computing the logits alone is no faster.
     """
     pixels = opset13.parameter([-1, input_size, input_size, 3], Type.u8, name="pixels")
-    x = opset13.transpose(opset13.convert(pixels, Type.f32), [0, 3, 1, 2]).output(0)
-    x = _chain(x, network.stem)
+    x = _stem(pixels, network.stem, input_size)
     for stage in network.stages:
         x = _stage(x, cast(Stage, stage))
     features, head = x, network.head
     x = _pool(_norm(x, head.norm)) if head.norm_before_pool else _norm(_pool(x), head.norm)
     logits = _linear(x, head.fc)
     return ov.Model([logits, features], [pixels], "convnext")
+
+
+def _stem(pixels: ov.Node, stem: nn.Sequential, input_size: int) -> Output:
+    """The stem, of ``(N, size, size, 3)`` pixels.
+
+    If its patches do not overlap, the pixels that a patch has in one row, which are adjacent in memory, become channels.
+    OpenVINO then uses the pixels as they are, where it would otherwise reorder them twice.
+    """
+    patch = stem[0]
+    side = patch.kernel_size[0] if isinstance(patch, nn.Conv2d) and patch.stride == patch.kernel_size else 0
+    if not side or input_size % side:
+        return _chain(opset13.transpose(opset13.convert(pixels, Type.f32), [0, 3, 1, 2]).output(0), stem)
+    rows = opset13.reshape(pixels, [-1, input_size, input_size // side, 3 * side], False)
+    x = opset13.transpose(opset13.convert(rows, Type.f32), [0, 3, 1, 2])
+    weight = patch.weight.permute(0, 3, 1, 2).reshape(-1, 3 * side, side, 1)  # (out, in row, rows, 1)
+    x = opset13.convolution(x, _constant(weight), [side, 1], [0, 0], [0, 0], [1, 1])
+    return _chain(opset13.add(x, _constant(patch.bias, (1, -1, 1, 1))).output(0), stem[1:])
 
 
 def _stage(x: Output, stage: Stage) -> Output:
