@@ -20,35 +20,28 @@ class Prediction:
 
 
 def top_predictions(
-    logits: npt.NDArray[np.float32],
-    labels: Sequence[str],
-    top_k: int,
-    min_probability: float = 0.0,
-    function: ScoreFunction = "softmax",
+    scores: npt.NDArray[np.float32], labels: Sequence[str], top_k: int, min_score: float | None = None
 ) -> list[Prediction]:
-    """The ``top_k`` most probable classes of one image, highest first, without those below ``min_probability``.
+    """The ``top_k`` classes with the highest ``scores`` ``(num_classes,)``, highest first; none below ``min_score``.
 
-    ``logits`` is ``(num_classes,)``; ``function`` none leaves them as they are.
+    Of equal scores, that of the lower class id comes first.
     """
-    scores = _scores(logits, function)
-    order = np.argsort(-scores, kind="stable")[:top_k]
+    top_k = min(top_k, len(scores))
+    lowest = np.partition(scores, -top_k)[-top_k]
+    candidates = np.flatnonzero(scores >= lowest)  # more than top_k if scores are equal
+    order = candidates[np.argsort(-scores[candidates], kind="stable")[:top_k]]
     pairs = zip(order.tolist(), scores[order].tolist(), strict=True)
-    return [Prediction(labels[i], i, p) for i, p in pairs if not min_probability or p >= min_probability]
+    return [Prediction(labels[i], i, score) for i, score in pairs if min_score is None or score >= min_score]
 
 
 def probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Softmax of ``(num_classes,)`` logits."""
-    scores: npt.NDArray[np.float32] = np.exp(logits - logits.max())
-    scores /= scores.sum()
+    """Softmax of logits ``(..., num_classes)``."""
+    scores: npt.NDArray[np.float32] = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    scores /= scores.sum(axis=-1, keepdims=True)
     return scores
 
 
-def _scores(logits: npt.NDArray[np.float32], function: ScoreFunction) -> npt.NDArray[np.float32]:
-    match function:
-        case "softmax":
-            return probabilities(logits)
-        case "sigmoid":
-            scores: npt.NDArray[np.float32] = np.exp(-np.logaddexp(0, -logits))
-            return scores
-        case "none":
-            return logits
+def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Independent probability of each class, of logits of any shape."""
+    scores: npt.NDArray[np.float32] = np.exp(-np.logaddexp(0, -logits))
+    return scores

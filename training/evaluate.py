@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model import load_model
 from model.inference.engine import InferenceEngine, Precision
-from model.prediction import Prediction, top_predictions
+from model.prediction import Prediction, probabilities, top_predictions
 from model.preprocess import preprocess
 from training.calibration import calibration_error
 from training.data import VAL_FILE, read_encoded
@@ -51,9 +51,9 @@ def score_file(path: Path, data_dir: Path, device: str = "cpu", precision: Preci
     for first in range(0, len(photos), engine.max_batch_size):
         batch = photos[first : first + engine.max_batch_size]
         logits = engine.predict([preprocess(photo, model.transform) for photo in batch])  # (N, num_classes)
-        results += [top_predictions(row, model.labels, 5) for row in logits]
-    probabilities = np.array([[item.probability for item in result] for result in results], np.float32)
-    return score(probabilities, np.array([[item.class_id for item in result] for result in results]), labels)
+        results += [top_predictions(row, model.labels, 5) for row in probabilities(logits)]
+    scores = np.array([[item.probability for item in result] for result in results], np.float32)
+    return score(scores, np.array([[item.class_id for item in result] for result in results]), labels)
 
 
 def main() -> None:

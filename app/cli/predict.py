@@ -18,7 +18,7 @@ from app.settings import Settings
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedFormat
 from model.inference.cpu import available_cores
 from model.inference.engine import InferenceEngine
-from model.prediction import Prediction, top_predictions
+from model.prediction import Prediction, probabilities, top_predictions
 from model.preprocess import Pixels, preprocess
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
@@ -131,6 +131,6 @@ def _classify(
             continue
         logits = next(rows)
         if np.isfinite(logits).all():
-            yield file, top_predictions(logits, engine.model.labels, top_k)
+            yield file, top_predictions(probabilities(logits), engine.model.labels, top_k)
         else:
             yield file, InvalidImage("The network returned a result that is not finite for this image.")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from app.serving.telemetry import Telemetry
 from model.activation_map import ActivationMap
 from model.errors import DeviceLost
 from model.inference.engine import InferenceEngine
-from model.prediction import Prediction, probabilities, top_predictions
+from model.prediction import Prediction, ScoreFunction, probabilities, sigmoid, top_predictions
 from model.preprocess import Pixels, load_decoders, preprocess
 
 logger = logging.getLogger(__name__)
@@ -50,13 +50,21 @@ class Limits:
     probe_interval_s: float = 1.0
 
 
+class _Outputs(NamedTuple):
+    """What the network computes of one image."""
+
+    logits: Array  # (num_classes,)
+    probabilities: Array  # (num_classes,)
+    features: Array  # (K, H, W), the last feature map; empty unless the job needs it
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One image, and what is computed of its logits ``(num_classes,)`` and its last feature map ``(K, H, W)``."""
+    """One image, and what is computed of the network's outputs for it."""
 
     pixels: Pixels  # (H, W, 3) uint8
-    compute: Callable[[Array, Array], object]
-    needs_features: bool = True  # otherwise ``compute`` may get an empty array
+    compute: Callable[[_Outputs], object]
+    needs_features: bool = True
 
 
 class ClassificationService:
@@ -156,8 +164,8 @@ class ClassificationService:
         labels = self.engine.model.labels
         pixels, decode_s = await self._decode(data)
 
-        def label(logits: Array, _features: Array) -> list[Prediction]:
-            return top_predictions(logits, labels, top_k, options.min_probability, options.function)
+        def label(outputs: _Outputs) -> list[Prediction]:
+            return top_predictions(_scores(outputs, options.function), labels, top_k, options.min_probability or None)
 
         predictions, timings = await self._compute(_Job(pixels, label, needs_features=False), decode_s)
         return Classification(predictions, timings)
@@ -165,7 +173,7 @@ class ClassificationService:
     async def embed(self, data: bytes) -> Embedding:
         """The feature vector of one encoded image. Raises ``Unavailable`` and the image errors of ``model.errors``."""
         pixels, decode_s = await self._decode(data)
-        job = _Job(pixels, lambda _logits, features: self.engine.head.embed(features))
+        job = _Job(pixels, lambda outputs: self.engine.head.embed(outputs.features))
         vector, timings = await self._compute(job, decode_s)
         return Embedding(vector, timings)
 
@@ -178,10 +186,10 @@ class ClassificationService:
             raise InvalidParameter(f"class_id: {class_id} is not between 0 and {len(self.engine.model.labels) - 1}.")
         pixels, decode_s = await self._decode(data)
 
-        def explain(logits: Array, features: Array) -> tuple[Prediction, float, ActivationMap]:
-            index = int(logits.argmax()) if class_id is None else class_id
-            prediction = Prediction(self.engine.model.labels[index], index, float(probabilities(logits)[index]))
-            return prediction, float(logits[index]), self.engine.head.activation_map(features, index)
+        def explain(outputs: _Outputs) -> tuple[Prediction, float, ActivationMap]:
+            index = int(outputs.logits.argmax()) if class_id is None else class_id
+            prediction = Prediction(self.engine.model.labels[index], index, float(outputs.probabilities[index]))
+            return prediction, float(outputs.logits[index]), self.engine.head.activation_map(outputs.features, index)
 
         (prediction, logit, activation), timings = await self._compute(_Job(pixels, explain), decode_s)
         return Explanation(prediction, logit, activation, pixels, timings)
@@ -242,10 +250,11 @@ class ClassificationService:
             logits, features = self.engine.predict_with_features(pixels, idle=idle)
         else:
             logits, features = self.engine.predict(pixels, idle=idle), np.empty((len(jobs), 0), np.float32)
-        return [
-            job.compute(row, own) if np.isfinite(row).all() else None
-            for job, row, own in zip(jobs, logits, features, strict=True)
-        ]
+        # Whole arrays at a time: NumPy gives up the interpreter lock in each operation, and waits to get it back.
+        finite: list[bool] = np.all(np.isfinite(logits), axis=1).tolist()
+        with np.errstate(invalid="ignore"):  # rows that are not finite are not used
+            outputs = map(_Outputs, logits, probabilities(logits), features)
+        return [job.compute(own) if usable else None for job, own, usable in zip(jobs, outputs, finite, strict=True)]
 
     async def _probe_while_failing(self) -> None:
         """Runs a blank image every second while batches fail, so that the service notices when the engine recovers."""
@@ -254,9 +263,19 @@ class ClassificationService:
             await asyncio.sleep(self._probe_interval_s)
             if self._batcher.consecutive_failures >= _FAILING_AFTER and self._batcher.failure is None:
                 try:
-                    await self._batcher.submit(_Job(blank, lambda _logits, _features: True, needs_features=False))
+                    await self._batcher.submit(_Job(blank, lambda _outputs: True, needs_features=False))
                 except Unavailable:
                     continue
+
+
+def _scores(outputs: _Outputs, function: ScoreFunction) -> Array:
+    match function:
+        case "softmax":
+            return outputs.probabilities
+        case "sigmoid":
+            return sigmoid(outputs.logits)
+        case "none":
+            return outputs.logits
 
 
 def stall_after_s(engine: InferenceEngine) -> float:

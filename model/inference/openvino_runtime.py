@@ -166,13 +166,13 @@ def build_graph(network: ConvNeXt, input_size: int) -> ov.Model:
 def _stem(pixels: ov.Node, stem: nn.Sequential, input_size: int) -> Output:
     """The stem, of ``(N, size, size, 3)`` pixels.
 
-    If its patches do not overlap, the pixels that a patch has in one row, which are adjacent in memory, become channels.
+    If its patches do not overlap, its pixels in one row, which are adjacent in memory, become channels.
     OpenVINO then uses the pixels as they are, where it would otherwise reorder them twice.
     """
     patch = stem[0]
-    side = patch.kernel_size[0] if isinstance(patch, nn.Conv2d) and patch.stride == patch.kernel_size else 0
-    if not side or input_size % side:
+    if not isinstance(patch, nn.Conv2d) or patch.stride != patch.kernel_size or input_size % patch.kernel_size[0]:
         return _chain(opset13.transpose(opset13.convert(pixels, Type.f32), [0, 3, 1, 2]).output(0), stem)
+    side = patch.kernel_size[0]
     rows = opset13.reshape(pixels, [-1, input_size, input_size // side, 3 * side], False)
     x = opset13.transpose(opset13.convert(rows, Type.f32), [0, 3, 1, 2])
     weight = patch.weight.permute(0, 3, 1, 2).reshape(-1, 3 * side, side, 1)  # (out, in row, rows, 1)

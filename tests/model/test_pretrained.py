@@ -11,7 +11,7 @@ from skimage import data
 
 from model import DEFAULT_MODEL, LoadedModel, load_model
 from model.inference.engine import InferenceEngine, RuntimeName
-from model.prediction import top_predictions
+from model.prediction import probabilities, top_predictions
 from model.preprocess import preprocess
 
 Photo = Callable[[], NDArray[np.uint8]]
@@ -42,7 +42,7 @@ def test_predictions_do_not_change(model: LoadedModel, photo: Photo, runtime: Ru
     Image.fromarray(photo()).save(buffer, "PNG")
     engine = InferenceEngine(model, device="cpu", runtime=runtime, max_batch_size=1, threads=1)
     [logits] = engine.predict([preprocess(buffer.getvalue(), model.transform)])
-    [prediction] = top_predictions(logits, model.labels, 1)
+    [prediction] = top_predictions(probabilities(logits), model.labels, 1)
     label, probability = GOLDEN[photo]
     assert prediction.label == label
     assert prediction.probability == pytest.approx(probability, abs=5e-3)
