@@ -14,6 +14,8 @@ from model.errors import ImageTooLarge, InvalidImage
 
 _MAX_JPEG_SEGMENTS = 4096  # before the first scan
 _MAX_JPEG_SCANS = 100
+_SEQUENTIAL_FRAMES = (0xC0, 0xC1)  # JPEG markers
+_START_OF_SCAN = 0xDA
 _MAX_PNG_CHUNKS = 65_536
 _MAX_PNG_COMPRESSED_CHUNKS = 64  # Pillow inflates each to at most 1 MiB
 _MAX_GIF_EXTENSIONS = 1000  # before the first frame
@@ -64,26 +66,37 @@ def check_tiles(tags: dict[int, object], size: tuple[int, int], max_image_pixels
         raise ImageTooLarge(f"A tile or strip of the image is larger than the limit of {max_image_pixels} pixels.")
 
 
+def _byte(data: bytes, position: int) -> int:
+    return data[position] if position < len(data) else 0
+
+
 def _number(value: object, default: int) -> int:
     return value if isinstance(value, int) else default
 
 
 def _check_jpeg(data: bytes) -> None:
     exif = bytearray()
+    components = scan_components = 0
     for segments, (marker, start, end) in enumerate(_jpeg_segments(data)):
         if segments >= _MAX_JPEG_SEGMENTS:
             raise InvalidImage(f"The JPEG image has more than {_MAX_JPEG_SEGMENTS} segments.")
         if marker == 0xE1 and data.startswith(_EXIF_HEADER, start):
             exif += data[start + len(_EXIF_HEADER) : end]
+        elif marker in _SEQUENTIAL_FRAMES:
+            components = _byte(data, start + 5)
+        elif marker == _START_OF_SCAN:
+            scan_components = _byte(data, start)
     if exif:
         check_directory(bytes(exif))
+    if components and components == scan_components:
+        return  # the first scan is the whole image, and libjpeg accepts no other
     # The two bytes also occur by chance in data that is appended to a photo, so they are only a first, fast test.
     if data.count(b"\xff\xda") > _MAX_JPEG_SCANS and _count_scans(data) > _MAX_JPEG_SCANS:
         raise InvalidImage(f"The JPEG image has more than {_MAX_JPEG_SCANS} scans.")
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each segment's content up to the first scan."""
+    """Marker, start and end of each segment's content up to the header of the first scan."""
     position = 2
     while position + 4 <= len(data):
         if data[position] != 0xFF:  # libjpeg skips bytes between segments
@@ -95,23 +108,25 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:
             position += 1 if marker == 0xFF else 2
             continue
-        if marker in (0xD9, 0xDA):
+        if marker == 0xD9:
             return
         end = position + 2 + int.from_bytes(data[position + 2 : position + 4])
         yield marker, position + 4, end
+        if marker == _START_OF_SCAN:
+            return
         position = end
 
 
 def _count_scans(data: bytes) -> int:
     """Scans before the end of the image, at most one more than the limit."""
     scans = segments = 0
-    position = max((end for _, _, end in _jpeg_segments(data)), default=2)
+    position = max((end for marker, _, end in _jpeg_segments(data) if marker != _START_OF_SCAN), default=2)
     marker_pattern = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # those with a length, and the end of the image
     while (match := marker_pattern.search(data, position)) and segments <= _MAX_JPEG_SEGMENTS:
         marker = data[match.start() + 1]
         if marker == 0xD9:
             break
-        scans += marker == 0xDA
+        scans += marker == _START_OF_SCAN
         segments += 1
         if scans > _MAX_JPEG_SCANS:
             break

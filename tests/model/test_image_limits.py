@@ -78,6 +78,21 @@ def test_accepts_a_progressive_jpeg_of_many_scans_below_the_limit(make_photo: Ma
     assert preprocess(data, TRANSFORM).shape == (32, 32, 3)
 
 
+def test_rejects_a_sequential_jpeg_whose_scan_is_repeated(make_photo: MakePhoto, encode: Encode) -> None:
+    """The whole image is in its first scan, after which libjpeg accepts no other; scans are not counted there."""
+    data = encode(make_photo(64, 64), "JPEG")
+    scan = data[data.index(b"\xff\xda") : -2]
+    rejected_quickly(data[:-2] + scan * 5000 + data[-2:])
+
+
+def test_rejects_a_sequential_jpeg_with_thousands_of_partial_scans(make_photo: MakePhoto, encode: Encode) -> None:
+    """Each scan holds one of the components."""
+    data = encode(make_photo(64, 64), "JPEG")
+    start = data.index(b"\xff\xda")
+    scan = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0" + data[start + 14 : -2]
+    rejected_quickly(data[:start] + scan * 5000 + data[-2:])
+
+
 def test_accepts_a_photo_with_a_video_appended(make_photo: MakePhoto, encode: Encode) -> None:
     video = os.urandom(200_000) + b"\xff\xda" * 1000
     data = encode(make_photo(64, 64), "JPEG")
