@@ -92,8 +92,10 @@ def resize_and_crop(pixels: Pixels, transform: Transform) -> Pixels:
     """
     height, width = pixels.shape[:2]
     side = transform.crop_size
-    # Batched before it is permuted: the other way round, torch does not see that it is channels last and copies it.
-    image = torch.from_numpy(np.ascontiguousarray(pixels))[None].permute(0, 3, 1, 2)  # (1, 3, H, W), channels last
+    # Views of NumPy, as each of torch's releases the interpreter lock. Without the strides that reshape makes, torch
+    # would not see that the pixels are channels last, and copy them.
+    batch = np.ascontiguousarray(pixels).reshape(1, height, width, 3)
+    image = torch.from_numpy(batch.transpose(0, 3, 1, 2))  # (1, 3, H, W), channels last
     if transform.detail_size is not None and min(width, height) > transform.detail_size:
         image = _resize(image, _scaled((width, height), transform.detail_size), transform)
     if transform.squash:
@@ -102,8 +104,8 @@ def resize_and_crop(pixels: Pixels, transform: Transform) -> Pixels:
         image = _resize(image, _scaled((image.shape[3], image.shape[2]), transform.resize_size), transform)
     margins = [(length - side) / 2 for length in image.shape[2:]]
     top, left = (int(margin) if transform.floor_margin else round(margin) for margin in margins)
-    cropped = image[0, :, top : top + side, left : left + side]  # (3, side, side)
-    return np.ascontiguousarray(cropped.permute(1, 2, 0).numpy())
+    resized: Pixels = image.numpy()[0].transpose(1, 2, 0)
+    return np.ascontiguousarray(resized[top : top + side, left : left + side])  # a view would keep all of it in memory
 
 
 def _resize(image: torch.Tensor, size: tuple[int, int], transform: Transform) -> torch.Tensor:
