@@ -41,7 +41,8 @@ class DynamicBatcher(Generic[Item, Result]):
     ``max_queue_delay_s``, a free worker waits that long for a fuller batch. ``run`` returns one result per item, in
     order. An exception that it raises reaches every item of that batch and no other; after one of the types in
     ``fatal`` the batcher accepts nothing more. A batch that runs for longer than ``stall_after_s`` counts as a failure
-    while it lasts. ``on_batch(size, run_s)`` is called after each successful batch.
+    while it lasts. ``on_batch(size, run_s)`` is called after each successful batch. The threads are those of
+    ``executor``, if given, which the batcher does not stop.
 
     ``Admission`` bounds the queue. All methods belong to the event loop.
     """
@@ -52,6 +53,7 @@ class DynamicBatcher(Generic[Item, Result]):
         *,
         max_batch_size: int,
         workers: int = 1,
+        executor: ThreadPoolExecutor | None = None,
         max_queue_delay_s: float = 0.0,
         stall_after_s: float = 60.0,
         fatal: tuple[type[Exception], ...] = (),
@@ -66,9 +68,12 @@ class DynamicBatcher(Generic[Item, Result]):
         self._fatal = fatal
         self._on_batch = on_batch
         self._waiting: deque[_Entry[Item, Result]] = deque()
-        self._running: dict[asyncio.Future[Sequence[Result]], tuple[list[_Entry[Item, Result]], float]] = {}
+        self._running: dict[
+            asyncio.Future[tuple[float, Sequence[Result]]], tuple[list[_Entry[Item, Result]], float]
+        ] = {}
         self._closed: str | None = None
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="engine")
+        self._threads = executor or ThreadPoolExecutor(workers, thread_name_prefix="engine")
+        self._owns_threads = executor is None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -109,7 +114,8 @@ class DynamicBatcher(Generic[Item, Result]):
         _fail(entries, f"No prediction can be made: {reason}.", None)
         if self._timer is not None:
             self._timer.cancel()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._owns_threads:
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _dispatch(self) -> None:
         """Starts batches while there are free workers and waiting items."""
@@ -141,23 +147,26 @@ class DynamicBatcher(Generic[Item, Result]):
     def _start(self, batch: list[_Entry[Item, Result]]) -> None:
         self._free_workers -= 1
         items = [entry.item for entry in batch]
-        future = asyncio.get_running_loop().run_in_executor(self._threads, self._run, items)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, self._run_timed, items)
         self._running[future] = batch, time.monotonic()
         future.add_done_callback(self._finish)
 
-    def _finish(self, future: asyncio.Future[Sequence[Result]]) -> None:
-        batch, started_at = self._running.pop(future)
+    def _run_timed(self, items: Sequence[Item]) -> tuple[float, Sequence[Result]]:
+        return time.monotonic(), self._run(items)
+
+    def _finish(self, future: asyncio.Future[tuple[float, Sequence[Result]]]) -> None:
+        batch, _ = self._running.pop(future)
         self._free_workers += 1
         if future.cancelled():  # by close, before a thread took it; its items have their error
             return
         try:
-            self._deliver(batch, future.result(), started_at)
+            self._deliver(batch, *future.result())
         except Exception as error:  # noqa: BLE001 - anything that a batch raises is passed on to its items
             self._fail_batch(batch, error)
         if self._closed is None:
             self._dispatch()
 
-    def _deliver(self, batch: list[_Entry[Item, Result]], results: Sequence[Result], started_at: float) -> None:
+    def _deliver(self, batch: list[_Entry[Item, Result]], started_at: float, results: Sequence[Result]) -> None:
         run_s = time.monotonic() - started_at
         if len(results) != len(batch):
             raise ValueError(f"{len(results)} results for {len(batch)} items")

@@ -89,6 +89,7 @@ class ClassificationService:
             self._run,
             max_batch_size=engine.max_batch_size,
             workers=engine.concurrency,
+            executor=self._decoders.executor if _shares_threads(engine, limits.decode_threads) else None,
             max_queue_delay_s=limits.max_queue_delay_s,
             stall_after_s=stall_after_s(engine),
             fatal=(DeviceLost,),
@@ -266,6 +267,15 @@ class ClassificationService:
                     await self._batcher.submit(_Job(blank, lambda _outputs: True, needs_features=False))
                 except Unavailable:
                     continue
+
+
+def _shares_threads(engine: InferenceEngine, decode_threads: int) -> bool:
+    """Whether batches run on the decode threads.
+
+    On a CPU, more threads than cores evict each other's data from the caches. A batch waits for the few images that are
+    queued before it, and the next one is larger for it.
+    """
+    return engine.on_cpu and engine.concurrency <= decode_threads
 
 
 def _scores(outputs: _Outputs, function: ScoreFunction) -> Array:

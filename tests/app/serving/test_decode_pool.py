@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from app.serving.decode_pool import DecodePool
+from app.serving.errors import Unavailable
 from model.errors import InvalidImage
 from model.preprocess import Pixels
 from tests.app.serving.squares import WAIT_S, ticks
@@ -105,6 +106,34 @@ async def test_a_decoder_that_takes_too_long_is_an_invalid_image_and_counts_as_s
         await until(lambda: pool.stuck_s == 0)
         assert not pool.dead
         assert await pool.run(b"") is PIXELS
+
+
+async def test_an_image_that_waits_for_a_thread_is_not_late(until: Until) -> None:
+    decoder = Decoder()
+    decoder.gate.clear()
+    with pool_of(decoder, threads=1, timeout_s=0.5) as pool:
+        late = asyncio.create_task(pool.run(b""))
+        await until(lambda: decoder.running == 1)
+        waiting = asyncio.create_task(pool.run(b""))
+        with pytest.raises(InvalidImage):
+            await late
+        decoder.gate.set()
+        assert await waiting is PIXELS
+
+
+async def test_close_rejects_the_images_that_wait_for_a_thread(until: Until) -> None:
+    decoder = Decoder()
+    decoder.gate.clear()
+    with pool_of(decoder, threads=1) as pool:
+        running = asyncio.create_task(pool.run(b""))
+        await until(lambda: decoder.running == 1)
+        waiting = [asyncio.create_task(pool.run(b"")) for _ in range(20)]
+        await ticks()
+        pool.close()
+        decoder.gate.set()
+        assert await running is PIXELS
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(result) for result in results] == [Unavailable] * 20
 
 
 async def test_the_upload_of_a_cancelled_request_is_freed(until: Until) -> None:

@@ -53,6 +53,18 @@ async def classify(service: ClassificationService, data: bytes, top_k: int | Non
             return await service.classify(data, ClassifyOptions(top_k))
 
 
+@pytest.mark.parametrize(("on_cpu", "names"), [(True, {"decode"}), (False, {"decode", "engine"})])
+async def test_batches_share_the_threads_of_the_decoders_on_a_cpu(
+    engine: FakeEngine, grey: Grey, on_cpu: bool, names: set[str]
+) -> None:
+    before = set(threading.enumerate())
+    engine.on_cpu = on_cpu
+    async with started(engine) as service:
+        await classify(service, grey(7))
+        threads = [thread for thread in set(threading.enumerate()) - before if "_" in thread.name]
+    assert {thread.name.partition("_")[0] for thread in threads} == names
+
+
 async def test_an_image_is_classified_with_labels(engine: FakeEngine, grey: Grey) -> None:
     async with started(engine) as service:
         result = await classify(service, grey(7), 2)
