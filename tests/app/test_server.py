@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import os
 import queue
 import re
@@ -151,6 +152,15 @@ def test_an_application_that_fails_to_start_ends_with_an_error(tmp_path: Path) -
     with bind("127.0.0.1", 0) as listener, pytest.raises(SystemExit) as caught:
         serve(app, listener, grace_s=1.0, max_connections=10)
     assert caught.value.code not in (0, None)
+
+
+def test_garbage_collection_skips_what_was_loaded_before_the_start(tmp_path: Path) -> None:
+    gc.unfreeze()
+    app = create_app(Settings(model=str(tmp_path / "missing.pth")))
+    with bind("127.0.0.1", 0) as listener, pytest.raises(SystemExit):
+        serve(app, listener, grace_s=1.0, max_connections=10)
+    assert gc.get_freeze_count() > 10_000
+    gc.unfreeze()
 
 
 def test_rejects_an_address_in_use() -> None:
