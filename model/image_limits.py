@@ -78,7 +78,7 @@ def _check_jpeg(data: bytes) -> None:
     exif = bytearray()
     components = scan_components = 0
     for segments, (marker, start, end) in enumerate(_jpeg_segments(data)):
-        if segments >= _MAX_JPEG_SEGMENTS:
+        if segments >= _MAX_JPEG_SEGMENTS and marker != _START_OF_SCAN:
             raise InvalidImage(f"The JPEG image has more than {_MAX_JPEG_SEGMENTS} segments.")
         if marker == 0xE1 and data.startswith(_EXIF_HEADER, start):
             exif += data[start + len(_EXIF_HEADER) : end]

@@ -105,7 +105,7 @@ def resize_and_crop(pixels: Pixels, transform: Transform) -> Pixels:
     margins = [(length - side) / 2 for length in image.shape[2:]]
     top, left = (int(margin) if transform.floor_margin else round(margin) for margin in margins)
     resized: Pixels = image.numpy()[0].transpose(1, 2, 0)
-    return np.ascontiguousarray(resized[top : top + side, left : left + side])  # a view would keep all of it in memory
+    return resized[top : top + side, left : left + side].copy()  # a view would keep all of it in memory
 
 
 def _resize(image: torch.Tensor, size: tuple[int, int], transform: Transform) -> torch.Tensor:

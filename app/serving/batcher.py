@@ -34,6 +34,12 @@ class _Entry(Generic[Item, Result]):
     queued_at: float = field(default_factory=time.monotonic)
 
 
+@dataclass(eq=False, slots=True)
+class _Batch(Generic[Item, Result]):
+    entries: list[_Entry[Item, Result]]
+    started_at: float | None = None  # None while it waits for a thread
+
+
 class DynamicBatcher(Generic[Item, Result]):
     """Runs ``run(items)`` on ``workers`` threads, for up to ``max_batch_size`` waiting items at a time.
 
@@ -68,9 +74,7 @@ class DynamicBatcher(Generic[Item, Result]):
         self._fatal = fatal
         self._on_batch = on_batch
         self._waiting: deque[_Entry[Item, Result]] = deque()
-        self._running: dict[
-            asyncio.Future[tuple[float, Sequence[Result]]], tuple[list[_Entry[Item, Result]], float]
-        ] = {}
+        self._running: dict[asyncio.Future[Sequence[Result]], _Batch[Item, Result]] = {}
         self._closed: str | None = None
         self._threads = executor or ThreadPoolExecutor(workers, thread_name_prefix="engine")
         self._owns_threads = executor is None
@@ -84,8 +88,9 @@ class DynamicBatcher(Generic[Item, Result]):
     @property
     def failure(self) -> str | None:
         """Why no item can be processed, or None."""
-        if self._closed is None and self._running:
-            running_s = time.monotonic() - min(started_at for _, started_at in self._running.values())
+        if self._closed is None:
+            now = time.monotonic()
+            running_s = max((now - (batch.started_at or now) for batch in self._running.values()), default=0.0)
             if running_s > self._stall_after_s:
                 return f"a batch has been running for {running_s:.0f} s"
         return self._closed
@@ -109,7 +114,7 @@ class DynamicBatcher(Generic[Item, Result]):
     def close(self, reason: str = "the service is shutting down") -> None:
         """Accepts nothing more; every item that waits or runs gets ``Unavailable``. Does not wait for the threads."""
         self._closed = reason
-        entries = [*self._waiting, *(entry for batch, _ in self._running.values() for entry in batch)]
+        entries = [*self._waiting, *(entry for batch in self._running.values() for entry in batch.entries)]
         self._waiting.clear()
         _fail(entries, f"No prediction can be made: {reason}.", None)
         if self._timer is not None:
@@ -144,38 +149,40 @@ class DynamicBatcher(Generic[Item, Result]):
         self._timer = asyncio.get_running_loop().call_later(remaining_s, self._dispatch)
         return True
 
-    def _start(self, batch: list[_Entry[Item, Result]]) -> None:
+    def _start(self, entries: list[_Entry[Item, Result]]) -> None:
         self._free_workers -= 1
-        items = [entry.item for entry in batch]
-        future = asyncio.get_running_loop().run_in_executor(self._threads, self._run_timed, items)
-        self._running[future] = batch, time.monotonic()
+        batch = _Batch(entries)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, self._run_batch, batch)
+        self._running[future] = batch
         future.add_done_callback(self._finish)
 
-    def _run_timed(self, items: Sequence[Item]) -> tuple[float, Sequence[Result]]:
-        return time.monotonic(), self._run(items)
+    def _run_batch(self, batch: _Batch[Item, Result]) -> Sequence[Result]:
+        batch.started_at = time.monotonic()
+        return self._run([entry.item for entry in batch.entries])
 
-    def _finish(self, future: asyncio.Future[tuple[float, Sequence[Result]]]) -> None:
-        batch, _ = self._running.pop(future)
+    def _finish(self, future: asyncio.Future[Sequence[Result]]) -> None:
+        batch = self._running.pop(future)
         self._free_workers += 1
         if future.cancelled():  # by close, before a thread took it; its items have their error
             return
         try:
-            self._deliver(batch, *future.result())
+            self._deliver(batch, future.result())
         except Exception as error:  # noqa: BLE001 - anything that a batch raises is passed on to its items
-            self._fail_batch(batch, error)
+            self._fail_batch(batch.entries, error)
         if self._closed is None:
             self._dispatch()
 
-    def _deliver(self, batch: list[_Entry[Item, Result]], started_at: float, results: Sequence[Result]) -> None:
-        run_s = time.monotonic() - started_at
-        if len(results) != len(batch):
-            raise ValueError(f"{len(results)} results for {len(batch)} items")
-        for entry, result in zip(batch, results, strict=True):
+    def _deliver(self, batch: _Batch[Item, Result], results: Sequence[Result]) -> None:
+        assert batch.started_at is not None  # noqa: S101 - it has results
+        run_s = time.monotonic() - batch.started_at
+        if len(results) != len(batch.entries):
+            raise ValueError(f"{len(results)} results for {len(batch.entries)} items")
+        for entry, result in zip(batch.entries, results, strict=True):
             if not entry.future.done():
-                queue_s = started_at - entry.queued_at
-                entry.future.set_result(BatchResult(result, queue_s, run_s, len(batch)))
+                queue_s = batch.started_at - entry.queued_at
+                entry.future.set_result(BatchResult(result, queue_s, run_s, len(results)))
         self.consecutive_failures = 0
-        self._on_batch(len(batch), run_s)
+        self._on_batch(len(results), run_s)
 
     def _fail_batch(self, batch: list[_Entry[Item, Result]], error: Exception) -> None:
         self.consecutive_failures += 1

@@ -273,9 +273,9 @@ def _shares_threads(engine: InferenceEngine, decode_threads: int) -> bool:
     """Whether batches run on the decode threads.
 
     On a CPU, more threads than cores evict each other's data from the caches. A batch waits for the few images that are
-    queued before it, and the next one is larger for it.
+    queued before it, and the next one is larger for it. PyTorch would start a thread pool for each of them.
     """
-    return engine.on_cpu and engine.concurrency <= decode_threads
+    return engine.mode == "openvino" and engine.concurrency <= decode_threads
 
 
 def _scores(outputs: _Outputs, function: ScoreFunction) -> Array:

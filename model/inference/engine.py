@@ -77,11 +77,6 @@ class InferenceEngine:
         return self._runtime.mode
 
     @property
-    def on_cpu(self) -> bool:
-        """Whether the network runs on the cores that decode the images."""
-        return self.device.type == "cpu"
-
-    @property
     def concurrency(self) -> int:
         """How many threads may call ``predict`` at the same time; known after the warm-up."""
         return self._runtime.concurrency

@@ -30,7 +30,6 @@ class FakeEngine:
             transform=Transform(8, 8),
         )
         self.device, self.precision, self.mode = "cpu", "float32", "eager"
-        self.on_cpu = False  # held batches would keep the threads from decoding
         self.input_size, self.num_classes, self.parameters = 8, 256, 1
         self.max_batch_size, self.concurrency = max_batch_size, 1
         self.expected_rate = 0.0

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, functional, v2
 
 from model.errors import InvalidImage
-from model.preprocess import FORMATS, IMAGENET_MEAN, IMAGENET_STD, Pixels, Transform, preprocess
+from model.preprocess import FORMATS, IMAGENET_MEAN, IMAGENET_STD, Pixels, Transform, preprocess, resize_and_crop
 from tests.conftest import Encode, MakePhoto
 
 SMALL = Transform(72, 64)
@@ -277,3 +277,10 @@ def test_squash_resizes_the_whole_image_to_a_square(make_photo: MakePhoto, encod
 def test_rejects_contradictory_options_by_value(options: dict[str, Any], value: str) -> None:  # Any: various types
     with pytest.raises(ValueError, match=value):
         Transform(**options)
+
+
+@pytest.mark.parametrize("size", [(32, 500), (500, 32), (90, 70)])
+def test_the_result_does_not_keep_the_resized_image_in_memory(make_photo: MakePhoto, size: tuple[int, int]) -> None:
+    pixels = resize_and_crop(np.array(make_photo(*size)), Transform(32, 32))
+    assert pixels.base is None
+    assert pixels.flags.c_contiguous

@@ -177,6 +177,20 @@ async def test_runs_on_the_threads_it_is_given_and_does_not_stop_them(squares: S
         assert executor.submit(int).result(WAIT_S) == 0
 
 
+async def test_a_batch_that_waits_for_a_thread_is_not_stalled(squares: Squares, until: Until) -> None:
+    stall_s = 0.02
+    gate = threading.Event()
+    with ThreadPoolExecutor(1) as executor, running(squares, executor=executor, stall_after_s=stall_s) as batcher:
+        executor.submit(gate.wait, WAIT_S)
+        [task] = submit(batcher, 3)
+        await ticks()
+        queued_at = time.monotonic()
+        await until(lambda: time.monotonic() > queued_at + 2 * stall_s)
+        assert batcher.failure is None
+        gate.set()
+        assert (await task).value == 9
+
+
 async def test_a_batch_that_takes_too_long_is_a_failure_until_it_completes(squares: Squares, until: Until) -> None:
     squares.gate.clear()
     with running(squares, stall_after_s=0.02) as batcher:

@@ -108,15 +108,19 @@ async def test_a_decoder_that_takes_too_long_is_an_invalid_image_and_counts_as_s
         assert await pool.run(b"") is PIXELS
 
 
-async def test_an_image_that_waits_for_a_thread_is_not_late(until: Until) -> None:
+async def test_the_time_limit_starts_when_the_decoder_does(until: Until) -> None:
+    limit_s = 0.2
     decoder = Decoder()
     decoder.gate.clear()
-    with pool_of(decoder, threads=1, timeout_s=0.5) as pool:
+    with pool_of(decoder, threads=1, timeout_s=limit_s) as pool:
         late = asyncio.create_task(pool.run(b""))
-        await until(lambda: decoder.running == 1)
         waiting = asyncio.create_task(pool.run(b""))
+        await ticks()
+        queued_at = time.monotonic()
         with pytest.raises(InvalidImage):
             await late
+        await until(lambda: time.monotonic() > queued_at + 1.5 * limit_s)
+        assert not waiting.done()
         decoder.gate.set()
         assert await waiting is PIXELS
 

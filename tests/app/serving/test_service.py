@@ -53,16 +53,34 @@ async def classify(service: ClassificationService, data: bytes, top_k: int | Non
             return await service.classify(data, ClassifyOptions(top_k))
 
 
-@pytest.mark.parametrize(("on_cpu", "names"), [(True, {"decode"}), (False, {"decode", "engine"})])
-async def test_batches_share_the_threads_of_the_decoders_on_a_cpu(
-    engine: FakeEngine, grey: Grey, on_cpu: bool, names: set[str]
+@pytest.mark.parametrize(
+    ("mode", "concurrency", "names"),
+    [("openvino", 1, {"decode"}), ("openvino", 2, {"decode", "engine"}), ("eager", 1, {"decode", "engine"})],
+)
+async def test_batches_of_openvino_run_on_the_decode_threads_if_there_are_enough(
+    engine: FakeEngine, grey: Grey, mode: str, concurrency: int, names: set[str]
 ) -> None:
     before = set(threading.enumerate())
-    engine.on_cpu = on_cpu
+    engine.mode, engine.concurrency = mode, concurrency
     async with started(engine) as service:
         await classify(service, grey(7))
         threads = [thread for thread in set(threading.enumerate()) - before if "_" in thread.name]
     assert {thread.name.partition("_")[0] for thread in threads} == names
+
+
+async def test_a_batch_that_holds_the_only_thread_delays_other_images_and_close_rejects_them(
+    engine: FakeEngine, grey: Grey
+) -> None:
+    engine.mode = "openvino"
+    engine.gate.clear()
+    async with started(engine) as service:
+        tasks = [asyncio.create_task(classify(service, grey(level))) for level in range(4)]
+        await engine.entered()
+        await ticks()
+        assert not any(task.done() for task in tasks)
+        service.close()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(result) for result in results} == {Unavailable}
 
 
 async def test_an_image_is_classified_with_labels(engine: FakeEngine, grey: Grey) -> None:
