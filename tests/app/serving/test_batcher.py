@@ -4,7 +4,6 @@ import asyncio
 import random
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -166,29 +165,6 @@ async def test_close_stops_the_threads(squares: Squares) -> None:
         [thread] = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("engine")]
     await asyncio.to_thread(thread.join, WAIT_S)
     assert not thread.is_alive()
-
-
-async def test_runs_on_the_threads_it_is_given_and_does_not_stop_them(squares: Squares) -> None:
-    with ThreadPoolExecutor(1, thread_name_prefix="shared") as executor:
-        before = set(threading.enumerate())
-        with running(squares, executor=executor) as batcher:
-            assert (await batcher.submit(3)).value == 9
-            assert {thread.name for thread in set(threading.enumerate()) - before} == {"shared_0"}
-        assert executor.submit(int).result(WAIT_S) == 0
-
-
-async def test_a_batch_that_waits_for_a_thread_is_not_stalled(squares: Squares, until: Until) -> None:
-    stall_s = 0.02
-    gate = threading.Event()
-    with ThreadPoolExecutor(1) as executor, running(squares, executor=executor, stall_after_s=stall_s) as batcher:
-        executor.submit(gate.wait, WAIT_S)
-        [task] = submit(batcher, 3)
-        await ticks()
-        queued_at = time.monotonic()
-        await until(lambda: time.monotonic() > queued_at + 2 * stall_s)
-        assert batcher.failure is None
-        gate.set()
-        assert (await task).value == 9
 
 
 async def test_a_batch_that_takes_too_long_is_a_failure_until_it_completes(squares: Squares, until: Until) -> None:

@@ -2,8 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,76 +10,17 @@ import numpy.typing as npt
 import pytest
 
 from app.serving.errors import InvalidParameter, Overloaded, Unavailable
-from app.serving.results import Classification, ClassifyOptions
-from app.serving.service import ClassificationService, Limits, stall_after_s
-from app.serving.telemetry import Telemetry
+from app.serving.results import Classification
+from app.serving.service import stall_after_s
 from model.errors import DeviceLost, EngineError, ImageTooLarge, InvalidImage, UnsupportedFormat
 from model.preprocess import Pixels
 from tests.app.fake_engine import FakeEngine, as_engine
+from tests.app.serving.services import LIMITS, classify, started
 from tests.app.serving.squares import WAIT_S, ticks
 from tests.app.types import Grey, Until
 from tests.conftest import Encode, MakePhoto
 
 pytestmark = pytest.mark.anyio
-
-LIMITS = Limits(
-    default_top_k=3,
-    max_queue_size=4,
-    max_queue_wait_s=1.0,
-    max_queue_delay_s=0.0,
-    max_image_pixels=10_000,
-    decode_threads=1,
-    decode_timeout_s=WAIT_S,
-    probe_interval_s=0.01,
-)
-
-
-@asynccontextmanager
-async def started(engine: FakeEngine, limits: Limits = LIMITS) -> AsyncIterator[ClassificationService]:
-    service = ClassificationService(as_engine(engine), Telemetry(), limits)
-    service.start()
-    try:
-        yield service
-    finally:
-        engine.gate.set()
-        service.close()
-
-
-async def classify(service: ClassificationService, data: bytes, top_k: int | None = None) -> Classification:
-    """Classifies one image as the route does."""
-    async with asyncio.timeout(WAIT_S):
-        with service.admit():
-            return await service.classify(data, ClassifyOptions(top_k))
-
-
-@pytest.mark.parametrize(
-    ("mode", "concurrency", "names"),
-    [("openvino", 1, {"decode"}), ("openvino", 2, {"decode", "engine"}), ("eager", 1, {"decode", "engine"})],
-)
-async def test_batches_of_openvino_run_on_the_decode_threads_if_there_are_enough(
-    engine: FakeEngine, grey: Grey, mode: str, concurrency: int, names: set[str]
-) -> None:
-    before = set(threading.enumerate())
-    engine.mode, engine.concurrency = mode, concurrency
-    async with started(engine) as service:
-        await classify(service, grey(7))
-        threads = [thread for thread in set(threading.enumerate()) - before if "_" in thread.name]
-    assert {thread.name.partition("_")[0] for thread in threads} == names
-
-
-async def test_a_batch_that_holds_the_only_thread_delays_other_images_and_close_rejects_them(
-    engine: FakeEngine, grey: Grey
-) -> None:
-    engine.mode = "openvino"
-    engine.gate.clear()
-    async with started(engine) as service:
-        tasks = [asyncio.create_task(classify(service, grey(level))) for level in range(4)]
-        await engine.entered()
-        await ticks()
-        assert not any(task.done() for task in tasks)
-        service.close()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert {type(result) for result in results} == {Unavailable}
 
 
 async def test_an_image_is_classified_with_labels(engine: FakeEngine, grey: Grey) -> None:
