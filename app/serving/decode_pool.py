@@ -81,7 +81,7 @@ class DecodePool:
         return self._decode(job.data)
 
     async def _wait(self, future: asyncio.Future[Pixels], job: _Job) -> None:
-        """Returns when ``future`` is done; raises ``InvalidImage`` once the thread has been at it for too long."""
+        """Returns when ``future`` is done; raises ``InvalidImage`` if decoding takes longer than the limit."""
         while not future.done():
             elapsed_s = 0.0 if job.started_at is None else time.monotonic() - job.started_at
             if elapsed_s >= self._timeout_s:

@@ -251,7 +251,7 @@ class ClassificationService:
             logits, features = self.engine.predict_with_features(pixels, idle=idle)
         else:
             logits, features = self.engine.predict(pixels, idle=idle), np.empty((len(jobs), 0), np.float32)
-        # Whole arrays at a time: NumPy gives up the interpreter lock in each operation, and waits to get it back.
+        # Whole arrays at a time: NumPy releases the interpreter lock in each operation, and waits for it again.
         finite: list[bool] = np.all(np.isfinite(logits), axis=1).tolist()
         with np.errstate(invalid="ignore"):  # rows that are not finite are not used
             outputs = map(_Outputs, logits, probabilities(logits), features)
@@ -273,7 +273,7 @@ def _shares_threads(engine: InferenceEngine, decode_threads: int) -> bool:
     """Whether batches run on the decode threads.
 
     On a CPU, more threads than cores evict each other's data from the caches. A batch waits for the few images that are
-    queued before it, and the next one is larger for it. PyTorch would start a thread pool for each of them.
+    queued before it, and the next one is larger for it. PyTorch would start a thread pool for each decode thread.
     """
     return engine.mode == "openvino" and engine.concurrency <= decode_threads
 

@@ -166,8 +166,8 @@ def build_graph(network: ConvNeXt, input_size: int) -> ov.Model:
 def _stem(pixels: ov.Node, stem: nn.Sequential, input_size: int) -> Output:
     """The stem, of ``(N, size, size, 3)`` pixels.
 
-    If its patches do not overlap, its pixels in one row, which are adjacent in memory, become channels.
-    OpenVINO then uses the pixels as they are, where it would otherwise reorder them twice.
+    If the patches do not overlap, each row of a patch, which is contiguous in memory, becomes the channels of a
+    position. OpenVINO then uses the pixels as they are, where it would otherwise reorder them twice.
     """
     patch = stem[0]
     if not isinstance(patch, nn.Conv2d) or patch.stride != patch.kernel_size or input_size % patch.kernel_size[0]:
