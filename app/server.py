@@ -20,7 +20,8 @@ from fastapi import FastAPI
 
 from app.api.dependencies import AppContext
 from app.api.early_rejection import EarlyRejection
-from app.connections import MAX_HEADER_BYTES, ConnectionMonitor, Protocol
+from app.connections import ConnectionMonitor
+from app.protocol import Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,6 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             http=cast(type[Protocol], partial(Protocol, reject_early=EarlyRejection(app.state.context))),
-            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             limit_concurrency=max_connections + 1,
             ws="none",
             log_config=None,

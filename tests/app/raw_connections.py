@@ -9,7 +9,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from app.api.early_rejection import Rejection
-from app.connections import MAX_HEADER_BYTES, ConnectionMonitor, Protocol
+from app.connections import ConnectionMonitor
+from app.protocol import Protocol
 
 WAIT_S = 30
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -48,7 +49,6 @@ async def serving(
         log_config=None,
         access_log=False,
         ws="none",
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         limit_concurrency=max_connections + 1,
     )
     config.load()

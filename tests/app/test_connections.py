@@ -1,13 +1,12 @@
-"""Connections whose client is slow, sends no HTTP, sends too much or does not read, and valid requests."""
+"""Limits of connections: clients that are slow, send too much or do not read, and too many of them."""
 
 import asyncio
 import json
 from typing import Any
 
-import h11
 import pytest
 
-from app.connections import MAX_HEADER_BYTES
+from app.protocol import MAX_HEADER_BYTES
 from tests.app.raw_connections import (
     REQUEST,
     read_response,
@@ -97,50 +96,6 @@ async def test_large_headers_and_a_larger_body_are_accepted() -> None:
             assert await read_response(reader) == (200, b"%d" % len(body))
 
 
-@pytest.mark.parametrize(
-    "sent", [b"hello\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"], ids=["text", "TLS"]
-)
-async def test_data_that_is_not_http_gets_a_400(sent: bytes) -> None:
-    async with serving() as connect:
-        reader, writer = await connect()
-        writer.write(sent)
-        status, body = await read_response(reader)
-        assert (status, json.loads(body)["type"]) == (400, "invalid-request")
-        assert await read_until_closed(reader) == b""
-
-
-async def test_an_error_inside_a_body_is_reported_at_once() -> None:
-    async with serving() as connect:
-        reader, writer = await connect()
-        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nnot a chunk\r\n")
-        assert (await read_response(reader))[0] == 400
-
-
-async def test_pipelined_requests_are_answered_in_order_and_not_read_ahead() -> None:
-    requests = 2000
-    async with serving() as connect:
-        reader, writer = await connect()
-
-        async def write() -> None:
-            for number in range(requests):
-                writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % number + b"x" * number)
-                await writer.drain()
-
-        task = asyncio.create_task(write())
-        for number in range(requests):
-            assert await read_response(reader) == (200, b"%d" % number)
-        await task
-
-
-async def test_an_upgrade_to_http2_is_declined_and_the_body_is_read() -> None:
-    headers = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
-    async with serving() as connect:
-        reader, writer = await connect()
-        for _ in range(2):
-            writer.write(b"POST / HTTP/1.1\r\nHost: a\r\n" + headers + b"Content-Length: 5\r\n\r\nabcde")
-            assert await read_response(reader) == (200, b"5")
-
-
 async def test_a_client_that_does_not_read_is_disconnected() -> None:
     ended = asyncio.Event()
 
@@ -180,18 +135,3 @@ async def test_connections_over_the_limit_get_a_503_until_others_are_closed() ->
                 continue
             if status == 200:
                 break
-
-
-async def test_responses_conform_to_http() -> None:
-    """h11's client parses the response to a protocol error."""
-    async with serving() as connect:
-        reader, writer = await connect()
-        writer.write(b"hello\r\n\r\n")
-        client = h11.Connection(h11.CLIENT)
-        client.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
-        client.send(h11.EndOfMessage())
-        client.receive_data(await read_until_closed(reader))
-        response = client.next_event()
-        assert isinstance(response, h11.Response)
-        assert isinstance(client.next_event(), h11.Data)
-        assert isinstance(client.next_event(), h11.EndOfMessage)
