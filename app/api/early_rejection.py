@@ -21,7 +21,9 @@ from app.serving.errors import Overloaded, Unavailable
 logger = logging.getLogger(__name__)
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n")
-_UNUSUAL = re.compile(rb"\r\n(?:connection|expect|transfer-encoding|upgrade):|\r\n[ \t]|[^\r]\n|http/1\.0\r\n")
+_UNUSUAL = re.compile(
+    rb"\r\n(?:connection|expect|transfer-encoding|upgrade)[ \t]*:|\r\n[ \t]|[^\r]\n|\r[^\n]|http/1\.0\r\n"
+)
 
 
 class Rejection(NamedTuple):

@@ -77,7 +77,7 @@ async def test_headers_over_the_limit_get_a_431(start: bytes) -> None:
         assert await read_until_closed(reader) == b""
 
 
-async def test_trailers_over_the_limit_close_the_connection() -> None:
+async def test_trailers_over_the_limit_get_a_431() -> None:
     async with serving() as connect:
         reader, writer = await connect()
         writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n")

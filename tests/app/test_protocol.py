@@ -9,11 +9,13 @@ import h11
 import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from app.protocol import Protocol
 from tests.app.raw_connections import ASGI, REQUEST, echo_length, read_response, read_until_closed, respond, serving
 
 pytestmark = pytest.mark.anyio
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
+READ_BYTES = 256 * 1024  # at most, at once
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
 
@@ -43,6 +45,10 @@ class Held:
         pytest.param(b"GET /\r\n\r\n", id="HTTP/0.9"),
         pytest.param(b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", id="CONNECT"),
         pytest.param(b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", id="path"),
+        pytest.param(b"GET http://a HTTP/1.1\r\nHost: a\r\n\r\n", id="no path"),
+        pytest.param(b"GET http://a:99999/ HTTP/1.1\r\nHost: a\r\n\r\n", id="port"),
+        pytest.param(b"GET http://a HTTP/1.1\r\nHost: a\r\n" + UPGRADE + b"\r\n", id="no path, with an upgrade"),
+        pytest.param(b"DESCRIBE / RTSP/1.0\r\nHost: a\r\n" + UPGRADE + b"\r\n", id="RTSP"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nX : b\r\n\r\n", id="space before the colon"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n", id="null byte"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nX: a\rY: b\r\n\r\n", id="CR without LF"),
@@ -56,9 +62,13 @@ class Held:
             POST + b"Transfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n", id="both, chunked first"
         ),
         pytest.param(POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", id="gzip"),
+        pytest.param(
+            POST + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", id="two codings"
+        ),
         pytest.param(POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", id="identity"),
         pytest.param(POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", id="vertical tab"),
         pytest.param(CHUNKED + b"not a chunk\r\n", id="chunk"),
+        pytest.param(CHUNKED + b"1\r\na\r\n0\r\nConnection: close\r\n\r\n", id="Connection as a trailer"),
         pytest.param(CHUNKED + b"0x1\r\na\r\n0\r\n\r\n", id="chunk size 0x1"),
         pytest.param(CHUNKED + b"1 \r\na\r\n0\r\n\r\n", id="space after the chunk size"),
         pytest.param(CHUNKED + b"1\r\nab\r\n0\r\n\r\n", id="chunk longer than its size"),
@@ -83,17 +93,36 @@ async def test_invalid_and_ambiguous_requests_get_a_400(sent: bytes) -> None:
         assert isinstance(client.next_event(), h11.ConnectionClosed)
 
 
-async def test_trailers_are_not_headers() -> None:
-    async def echo_headers(scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI
-        while (await receive())["more_body"]:
-            pass
-        await respond(send, b",".join(name for name, _ in scope["headers"]))
+async def echo_headers(scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI
+    while (await receive())["more_body"]:
+        pass
+    await respond(send, b",".join(b"%s=%s" % header for header in scope["headers"]))
 
+
+async def test_trailers_are_not_headers() -> None:
     async with serving(echo_headers) as connect:
         reader, writer = await connect()
         for _ in range(2):
             writer.write(CHUNKED + b"1\r\na\r\n0\r\nAuthorization: Bearer secret\r\n\r\n")
-            assert await read_response(reader) == (200, b"host,transfer-encoding")
+            assert await read_response(reader) == (200, b"host=a,transfer-encoding=chunked")
+
+
+async def test_whitespace_around_values_is_not_part_of_them() -> None:
+    async with serving(echo_headers) as connect:
+        reader, writer = await connect()
+        writer.write(b"POST / HTTP/1.1\r\nHost:\ta \r\nContent-Length: 1 \t\r\nX: a b \r\n\r\nx")
+        assert await read_response(reader) == (200, b"host=a,content-length=1,x=a b")
+
+
+@pytest.mark.parametrize(("version", "asks"), [(b"1.0", False), (b"1.1", True)])
+async def test_only_http_1_1_is_asked_to_continue(version: bytes, asks: bool) -> None:
+    async with serving() as connect:
+        reader, writer = await connect()
+        writer.write(b"POST / HTTP/" + version + b"\r\nHost: a\r\nExpect: 100-continue \r\nContent-Length: 1\r\n\r\n")
+        if asks:
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"x")
+        assert await read_response(reader) == (200, b"1")
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
@@ -129,17 +158,52 @@ async def test_pipelined_requests_get_their_responses_in_order() -> None:
         await task
 
 
-async def test_pipelined_requests_are_not_parsed_ahead() -> None:
-    app, requests = Held(), 10_000
+@pytest.mark.parametrize(
+    "first", [[REQUEST], [POST + b"Content-Length: 1\r\n\r\n", b"x"], [CHUNKED, b"1\r\nx\r\n0\r\n\r\n"]]
+)
+async def test_pipelined_requests_are_not_parsed_ahead(first: list[bytes]) -> None:
+    app, requests = Held(), 5_000
     async with serving(app) as connect:
         reader, writer = await connect()
-        writer.write(REQUEST * requests)
+        *start, end = first
+        for part in start:
+            writer.write(part)
+            await app.started.wait()
+        writer.write(end + REQUEST * requests)
         await app.started.wait()
         await answered(connect)
         assert sum(type(item) is RequestResponseCycle for item in gc.get_objects()) < 200
         app.gate.set()
+        assert await read_response(reader) == (200, b"1" if start else b"0")
         for _ in range(requests):
             assert await read_response(reader) == (200, b"0")
+
+
+async def test_pipelined_requests_are_not_read_ahead() -> None:
+    """However often the application asks for a message, which lets uvicorn read on."""
+
+    async def watch(scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI
+        await receive()
+        watcher = asyncio.create_task(receive())
+        await answered(connect)
+        watcher.cancel()
+        await respond(send, b"")
+
+    requests = 50
+    async with serving(watch) as connect:
+        reader, writer = await connect()
+        flood = asyncio.create_task(write_forever(writer))
+        for _ in range(requests):
+            await read_response(reader)
+        [protocol] = [item for item in gc.get_objects() if type(item) is Protocol and item.unparsed]
+        assert len(protocol.unparsed) <= READ_BYTES
+        flood.cancel()
+
+
+async def write_forever(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(REQUEST * 1000)
+        await writer.drain()
 
 
 async def answered(connect: Any) -> None:  # Any: the function that ``serving`` yields
@@ -157,6 +221,7 @@ async def answered(connect: Any) -> None:  # Any: the function that ``serving`` 
         (REQUEST + CHUNKED + b"not a chunk\r\n", [200, 400]),
         (REQUEST + CHUNKED + b"1\r\na\r\n" + b"not a chunk\r\n", [200, 400]),
         (REQUEST + b"GET / HTTP/1.1\r\n\r\n" + REQUEST, [200, 400]),
+        (REQUEST + b"GET http://a HTTP/1.1\r\nHost: a\r\n\r\n", [200, 400]),
     ],
 )
 async def test_an_error_in_a_pipelined_request_is_reported_after_the_other_responses(
