@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from app.serving.errors import Unavailable
 from model.errors import InvalidImage
@@ -16,8 +17,9 @@ _MAX_PENDING = 4  # images that a thread can take without waiting for the event 
 class _Job:
     """One image; ``started_at`` is None while it waits for a thread."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, future: asyncio.Future[Pixels]) -> None:
         self.data = data
+        self.future = future
         self.started_at: float | None = None
 
 
@@ -35,33 +37,33 @@ class DecodePool:
         self._timeout_s = timeout_s
         self._closed = False
         self._free = asyncio.Semaphore(threads + _MAX_PENDING)
-        self._jobs: dict[asyncio.Future[Pixels], _Job] = {}
+        self._jobs: set[_Job] = set()  # until their threads are done with them
+        self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, data: bytes) -> Pixels:
         """Returns ``decode(data)``. Raises ``InvalidImage`` if it takes too long, ``Unavailable`` if closed."""
-        await self._free.acquire()  # released when the thread is done, not when the caller is cancelled
+        await self._free.acquire()
         if self._closed:
             self._free.release()
             raise Unavailable("The service is shutting down.")
-        job = _Job(data)
-        pending = self.executor.submit(self._run, job)
-        future = asyncio.wrap_future(pending)
-        self._jobs[future] = job
-        future.add_done_callback(self._on_done)
+        loop = asyncio.get_running_loop()
+        job = _Job(data, loop.create_future())
+        pending = self.executor.submit(self._run, job, loop)
+        self._jobs.add(job)
+        if self._timer is None:
+            self._timer = loop.call_later(self._timeout_s, self._check_times)
         try:
-            await self._wait(future, job)
+            return await job.future
         except asyncio.CancelledError:
             if pending.cancel():
                 job.data = b""  # the executor keeps the job until its turn
+                self._end(job)
             raise
-        if future.cancelled():
-            raise Unavailable("The service is shutting down.")
-        return future.result()
 
     @property
     def stuck_s(self) -> float:
         """For how long every thread has been stuck, in seconds; 0 while one is not."""
-        started_at = [job.started_at for job in self._jobs.values() if job.started_at is not None]
+        started_at = [job.started_at for job in self._jobs if job.started_at is not None]
         if len(started_at) < self._threads:
             return 0.0
         return max(0.0, time.monotonic() - max(started_at) - self._timeout_s)
@@ -75,21 +77,44 @@ class DecodePool:
         """Stops the threads once they have returned; what waits for one gets ``Unavailable``. Does not wait."""
         self._closed = True
         self.executor.shutdown(wait=False, cancel_futures=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        for job in [job for job in self._jobs if job.started_at is None]:
+            self._end(job, error=Unavailable("The service is shutting down."))
 
-    def _run(self, job: _Job) -> Pixels:
+    def _run(self, job: _Job, loop: asyncio.AbstractEventLoop) -> None:
         job.started_at = time.monotonic()
-        return self._decode(job.data)
+        try:
+            pixels = self._decode(job.data)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the caller
+            loop.call_soon_threadsafe(self._end, job, None, error)
+        else:
+            loop.call_soon_threadsafe(self._end, job, pixels)
 
-    async def _wait(self, future: asyncio.Future[Pixels], job: _Job) -> None:
-        """Returns when ``future`` is done; raises ``InvalidImage`` if decoding takes longer than the limit."""
-        while not future.done():
-            elapsed_s = 0.0 if job.started_at is None else time.monotonic() - job.started_at
-            if elapsed_s >= self._timeout_s:
-                raise InvalidImage(f"Decoding the image took longer than the limit of {self._timeout_s:g} s.")
-            await asyncio.wait([future], timeout=self._timeout_s - elapsed_s)
-
-    def _on_done(self, future: asyncio.Future[Pixels]) -> None:
-        del self._jobs[future]
+    def _end(self, job: _Job, pixels: Any = None, error: Exception | None = None) -> None:  # Any: decode's result
+        """Passes the result on, unless the caller was cancelled or timed out; another image may take its place."""
+        if job not in self._jobs:
+            return  # closed while a thread was about to take it
+        self._jobs.remove(job)
         self._free.release()
-        if not future.cancelled():
-            future.exception()  # of a request that was cancelled, whose error nobody else retrieves
+        if job.future.done():
+            return
+        if error is not None:
+            job.future.set_exception(error)
+        else:
+            job.future.set_result(pixels)
+
+    def _check_times(self) -> None:
+        """Fails the jobs that take too long; one timer is enough for all of them."""
+        now = time.monotonic()
+        deadlines = []
+        for job in self._jobs:
+            deadline = (now if job.started_at is None else job.started_at) + self._timeout_s
+            if deadline > now:
+                deadlines.append(deadline)
+            elif not job.future.done():
+                limit = f"Decoding the image took longer than the limit of {self._timeout_s:g} s."
+                job.future.set_exception(InvalidImage(limit))
+        self._timer = None
+        if deadlines:
+            self._timer = asyncio.get_running_loop().call_later(min(deadlines) - now, self._check_times)

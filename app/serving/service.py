@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -146,15 +146,13 @@ class ClassificationService:
             raise Unavailable(f"No prediction can be made: {failure}.")
         self._admission.check(places)
 
-    @contextmanager
-    def admit(self, places: int = 1) -> Iterator[Permit]:
+    def admit(self, places: int = 1) -> AbstractContextManager[Permit]:
         """Spans one request with ``places`` images from its headers to its response.
 
         Raises ``Unavailable`` or ``Overloaded``.
         """
         self.check_admission(places)
-        with self._admission.admit(places) as permit:
-            yield permit
+        return self._admission.admit(places)
 
     async def classify(self, data: bytes, options: ClassifyOptions = _DEFAULT_OPTIONS) -> Classification:
         """The most probable classes of one encoded image.
