@@ -1,10 +1,10 @@
 """POST /predict/batch: several images in, one result or problem for each out."""
 
 import asyncio
-import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic_core import to_json
 
 from app.api.dependencies import ContextDep, ServiceDep
 from app.api.direct_route import DirectRoute
@@ -51,7 +51,7 @@ async def predict_batch(
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
     content = {"model": service.engine.model.name, "results": [task.result() for task in tasks]}
-    return Response(json.dumps(content, ensure_ascii=False, separators=(",", ":")), media_type="application/json")
+    return Response(to_json(content), media_type="application/json")
 
 
 async def _classify(

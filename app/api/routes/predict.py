@@ -1,10 +1,10 @@
 """POST /predict: an image in, its most probable classes out."""
 
-import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
 
 from app.api.dependencies import ContextDep, ServiceDep
 from app.api.direct_route import DirectRoute
@@ -60,5 +60,4 @@ def prediction_rows(result: Classification) -> list[dict[str, Any]]:  # Any: JSO
 
 def _response(model: str, result: Classification) -> Response:
     content = {"model": model, "predictions": prediction_rows(result)}
-    body = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return Response(body, media_type="application/json", headers=timing_headers(result.timings))
+    return Response(to_json(content), media_type="application/json", headers=timing_headers(result.timings))
