@@ -18,6 +18,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 Pixels = npt.NDArray[np.uint8]
 
 _WHITE_IS_ZERO = 0  # TIFF's PhotometricInterpretation
+_RGB_COLOR_SPACES = ("YCbCr", "Gray", "RGB")  # those that libjpeg converts
 _SCALES = (8, 4, 2)  # at which libjpeg decodes fewer pixels
 _ALLOCATION_BYTES_PER_PIXEL = 8
 _HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
@@ -40,26 +41,17 @@ class EncodedImage:
 
     def __init__(self, data: bytes, max_image_pixels: int) -> None:
         self._data = data
+        self._max_image_pixels = max_image_pixels
         self._formats = _sniff(data)
-        check_structure(data)
-        try:
-            self._image: ImageFile.ImageFile = Image.open(io.BytesIO(data), formats=self._formats)
-        except Image.DecompressionBombError as error:
-            raise ImageTooLarge(f"The image has more pixels than the limit of {max_image_pixels}.") from error
-        except UnidentifiedImageError as error:
-            raise InvalidImage(f"The header of the {self._formats[0]} image is broken or truncated.") from error
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow raises errors of any kind on hostile bytes
-            _check_memory(max_image_pixels)
-            raise self._invalid(error) from error
-        self.size = self._image.size  # width, height
-        if self.size[0] * self.size[1] > max_image_pixels:
-            raise ImageTooLarge(
-                f"The image has {self.size[0]}×{self.size[1]} pixels; the limit is {max_image_pixels} in total."
-            )
-        if self._image.format == "TIFF":
-            check_tiles(dict(self._image.tag_v2), self.size, max_image_pixels)  # type: ignore[attr-defined]  # TIFF's
+        self._jpeg_exif = check_structure(data)
+        size = _read_jpeg_size(data) if self._formats == ("JPEG",) else None
+        self._image: ImageFile.ImageFile | None = None  # opened only where libjpeg-turbo does not decode it in one call
+        if size is not None:
+            self._check_size(size)
+        else:
+            self._image = self._open()
+            size = self._image.size
+        self.size = size  # width, height
 
     def decode(self, shorter_side: int | None = None) -> Pixels:
         """Upright RGB pixels ``(H, W, 3)`` uint8; a JPEG may be reduced, its shorter side never below ``shorter_side``.
@@ -68,41 +60,80 @@ class EncodedImage:
         ``MemoryError`` if there is not enough memory.
         """
         try:
-            pixels = self._decode_jpeg(shorter_side) if self._image.format in ("JPEG", "MPO") else None
-            if pixels is None:
-                self._image.load()
-                pixels = np.array(to_rgb(self._image))
-            return _upright(pixels, self._orientation())
+            if self._image is not None:
+                return _load(self._image)
+            width, height = self.size
+            scale = next((s for s in _SCALES if shorter_side is not None and min(self.size) >= s * shorter_side), 1)
+            pixels = _decode_jpeg(self._data, -(-width // scale), -(-height // scale))
+            if pixels is not None:
+                return _upright(pixels, read_orientation(self._jpeg_exif))
+            image = self._open()
+            image.draft(None, (width // scale, height // scale))
+            return _load(image)
         except (ModelError, MemoryError):
             raise
         except Exception as error:  # Pillow's decoders raise errors of any kind on hostile bytes
             _check_memory(self.size[0] * self.size[1])
             raise self._invalid(error) from error
 
-    def _decode_jpeg(self, shorter_side: int | None) -> Pixels | None:
-        """None where libjpeg-turbo reports anything unusual; Pillow then decides whether the image is usable."""
-        if self._image.mode not in ("RGB", "L"):
-            return None
-        width, height = self.size
-        scale = next((s for s in _SCALES if shorter_side is not None and min(self.size) >= s * shorter_side), 1)
+    def _open(self) -> ImageFile.ImageFile:
+        """The image in Pillow, with its header read."""
         try:
-            pixels: Pixels = simplejpeg.decode_jpeg(
-                self._data, "RGB", min_height=-(-height // scale), min_width=-(-width // scale)
-            )
-        except ValueError:
-            self._image.draft(None, (width // scale, height // scale))
-            return None
-        return pixels
+            image: ImageFile.ImageFile = Image.open(io.BytesIO(self._data), formats=self._formats)
+        except Image.DecompressionBombError as error:
+            raise ImageTooLarge(f"The image has more pixels than the limit of {self._max_image_pixels}.") from error
+        except UnidentifiedImageError as error:
+            raise InvalidImage(f"The header of the {self._formats[0]} image is broken or truncated.") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow raises errors of any kind on hostile bytes
+            _check_memory(self._max_image_pixels)
+            raise self._invalid(error) from error
+        self._check_size(image.size)
+        if image.format == "TIFF":
+            check_tiles(dict(image.tag_v2), image.size, self._max_image_pixels)  # type: ignore[attr-defined]  # TIFF's
+        return image
 
-    def _orientation(self) -> int:
-        if self._image.format == "TIFF":
-            orientation = self._image.tag_v2.get(0x0112, 1)  # type: ignore[attr-defined]  # only TIFF images have tags
-            return orientation if orientation in range(1, 9) else 1
-        exif = self._image.info.get("exif")
-        return read_orientation(exif) if isinstance(exif, bytes) else 1
+    def _check_size(self, size: tuple[int, int]) -> None:
+        if size[0] * size[1] > self._max_image_pixels:
+            raise ImageTooLarge(
+                f"The image has {size[0]}×{size[1]} pixels; the limit is {self._max_image_pixels} in total."
+            )
 
     def _invalid(self, error: Exception) -> InvalidImage:
         return InvalidImage(f"The {self._formats[0]} image cannot be decoded: {str(error) or type(error).__name__}")
+
+
+def _read_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG that libjpeg-turbo can decode to RGB, else None."""
+    try:
+        height, width, color_space, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return (int(width), int(height)) if color_space in _RGB_COLOR_SPACES else None
+
+
+def _decode_jpeg(data: bytes, min_width: int, min_height: int) -> Pixels | None:
+    """None where libjpeg-turbo reports anything unusual; Pillow then decides whether the image is usable."""
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=min_height, min_width=min_width)
+    except ValueError:
+        return None
+    return pixels
+
+
+def _load(image: ImageFile.ImageFile) -> Pixels:
+    """What Pillow decodes."""
+    image.load()
+    return _upright(np.array(to_rgb(image)), _read_orientation(image))
+
+
+def _read_orientation(image: ImageFile.ImageFile) -> int:
+    if image.format == "TIFF":
+        orientation = image.tag_v2.get(0x0112, 1)  # type: ignore[attr-defined]  # only TIFF images have tags
+        return orientation if orientation in range(1, 9) else 1
+    exif = image.info.get("exif")
+    return read_orientation(exif) if isinstance(exif, bytes) else 1
 
 
 def is_image(data: bytes) -> bool:

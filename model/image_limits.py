@@ -25,17 +25,21 @@ _TIFF_INTEGERS = (3, 4, 16)  # SHORT, LONG, LONG8
 _EXIF_HEADER = b"Exif\0\0"
 
 
-def check_structure(data: bytes) -> None:
-    """Raises ``InvalidImage`` if decoding ``data`` would take far longer than its pixels justify."""
+def check_structure(data: bytes) -> bytes:
+    """Raises ``InvalidImage`` if decoding ``data`` would take far longer than its pixels justify.
+
+    Returns the EXIF structure of a JPEG; empty if there is none, and for other formats.
+    """
     if data.startswith(b"\xff\xd8"):
-        _check_jpeg(data)
-    elif data.startswith(b"\x89PNG"):
+        return _check_jpeg(data)
+    if data.startswith(b"\x89PNG"):
         _check_png(data)
     elif data.startswith(b"GIF8"):
         _check_gif(data)
     elif data.startswith((b"II", b"MM")):
         check_directory(data)
         _check_layout(data)
+    return b""
 
 
 def check_directory(data: bytes) -> None:
@@ -74,7 +78,7 @@ def _number(value: object, default: int) -> int:
     return value if isinstance(value, int) else default
 
 
-def _check_jpeg(data: bytes) -> None:
+def _check_jpeg(data: bytes) -> bytes:
     exif = bytearray()
     components = scan_components = 0
     for segments, (marker, start, end) in enumerate(_jpeg_segments(data)):
@@ -86,13 +90,13 @@ def _check_jpeg(data: bytes) -> None:
             components = _byte(data, start + 5)
         elif marker == _START_OF_SCAN:
             scan_components = _byte(data, start)
-    if exif:
-        check_directory(bytes(exif))
+    check_directory(bytes(exif))
     if components and components == scan_components:
-        return  # the first scan is the whole image, and libjpeg accepts no other
+        return bytes(exif)  # the first scan is the whole image, and libjpeg accepts no other
     # The two bytes also occur by chance in data that is appended to a photo, so they are only a first, fast test.
     if data.count(b"\xff\xda") > _MAX_JPEG_SCANS and _count_scans(data) > _MAX_JPEG_SCANS:
         raise InvalidImage(f"The JPEG image has more than {_MAX_JPEG_SCANS} scans.")
+    return bytes(exif)
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
