@@ -30,6 +30,7 @@ _TUNING_ROUNDS = 4  # whose best counts, as other processes may use the cores
 _TUNING_ROUND_S = 0.1  # for each number of streams
 _MAX_TUNING_S = 2.0
 _NEARLY_BEST = 0.9
+_THREADS_PER_STREAM = 2  # of a network that takes little time
 _MARGIN = 1.2  # more threads than needed, as images differ
 _HOST_SHARE = 2.0  # time of everything but the network, as a multiple of decoding
 _PRECISIONS = {torch.float32: Type.f32, torch.bfloat16: Type.bf16, torch.float16: Type.f16}
@@ -62,14 +63,15 @@ class OpenVinoRuntime:
     def tune(self, images: npt.NDArray[np.uint8], decode_s: float) -> None:
         """Chooses the number of streams with the highest throughput for batches like ``images``.
 
-        A network that takes little time compared with decoding, ``decode_s`` per image on one core, gets no more
-        threads than it can use: fewer streams form larger batches, and leave the cores to the decoders.
+        A network that takes little time compared with decoding, ``decode_s`` per image on one core, gets fewer streams,
+        which form larger batches. The second thread of each uses the cores while others wait for the interpreter lock.
         """
         rates = self._measure_streams(images)
         self.concurrency = max(rates, key=rates.__getitem__)
         needed = _threads_needed(self._threads, self._threads / rates[self.concurrency], decode_s)
         if needed < self._threads and rates[self._threads] > _NEARLY_BEST * rates[self.concurrency]:
-            self.concurrency = self._busy_threads = needed
+            self.concurrency = needed
+            self._busy_threads = min(self._threads, _THREADS_PER_STREAM * needed)
         with self._compiling:
             self._compiled = {layout: graph for layout, graph in self._compiled.items() if self._is_used(layout)}
 
@@ -150,7 +152,7 @@ class _Layout(NamedTuple):
 
 
 def _threads_needed(cores: int, network_s: float, decode_s: float) -> int:
-    """Threads for a network that takes ``network_s`` per image on one core; the rest of a request needs cores, too."""
+    """Cores for a network that takes ``network_s`` per image on one of them; the rest of a request needs some, too."""
     return math.ceil(_MARGIN * cores * network_s / (network_s + _HOST_SHARE * decode_s))
 
 
