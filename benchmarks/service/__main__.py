@@ -104,7 +104,7 @@ def print_table(rounds: dict[str, list[Figures]], connections: int) -> None:
         ratio = spread(ratios(rates, name, BASELINE)) if BASELINE in rates else ""
         p50, p99 = (spread([report["outcomes"]["200"][key] for report in server], 0) for key in ("p50_ms", "p99_ms"))
         cpu = statistics.median(report["generator_cpu_us_per_request"] for report in server)
-        print(f"  {name:14} {spread(rates[name], 0):18} {ratio:18} p50 {p50:14} p99 {p99:14} {cpu:.0f}")
+        print(f"  {name:20} {spread(rates[name], 0):18} {ratio:18} p50 {p50:14} p99 {p99:14} {cpu:.0f}")
 
 
 def parse_options() -> argparse.Namespace:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -33,9 +34,9 @@ class Launch:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def this_project(weights: Path, port: int, _folder: Path) -> Launch:
+def this_project(weights: Path, port: int, _folder: Path, *, multipart: bool = True) -> Launch:
     command = [sys.executable, "-m", "app", "serve", "--port", str(port)]
-    return Launch(command, "/predict", True, {"CONVNEXT_MODEL": str(weights), "CONVNEXT_LOG_LEVEL": "warning"})
+    return Launch(command, "/predict", multipart, {"CONVNEXT_MODEL": str(weights), "CONVNEXT_LOG_LEVEL": "warning"})
 
 
 def ray(weights: Path, port: int, _folder: Path) -> Launch:
@@ -90,6 +91,7 @@ def _torchserve_configuration(port: int) -> str:
 
 SERVERS: dict[str, Callable[[Path, int, Path], Launch]] = {
     "this project": this_project,
+    "this project (image)": partial(this_project, multipart=False),
     "ray": ray,
     "plain app": plain_app,
     "mosec": mosec,
