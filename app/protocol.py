@@ -42,7 +42,7 @@ class Protocol(HttpToolsProtocol):
         self._body_left = 0  # bytes of a body whose length is known
         self._progress = False  # whether the bytes being parsed are part of a body, or end the headers or the request
         self._stalled_bytes = 0  # parsed since the last progress
-        self._error: tuple[HTTPStatus, str] | None = None
+        self._error: tuple[HTTPStatus, str, str] | None = None  # arguments of ``reject``
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Accepts the connection, or sends a 503 and closes it."""
@@ -86,13 +86,14 @@ class Protocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 parsed = upgrade.args[0]
                 self._decline_upgrade()
+        except httptools.HttpParserCallbackError as error:
+            self._fail_callback(error)
         except httptools.HttpParserError as error:
-            reason = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
-            self._fail(HTTPStatus.BAD_REQUEST, f"The request is not valid HTTP/1.1: {reason}.")
+            self._fail(HTTPStatus.BAD_REQUEST, "invalid-request", f"The request is not valid HTTP/1.1: {error}.")
         self._stalled_bytes = 0 if self._progress else self._stalled_bytes + parsed
         if self._stalled_bytes > MAX_HEADER_BYTES:
             detail = f"The headers exceed the limit of {MAX_HEADER_BYTES} bytes."
-            self._fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
+            self._fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "invalid-request", detail)
         return parsed
 
     def _decline_upgrade(self) -> None:
@@ -162,14 +163,25 @@ class Protocol(HttpToolsProtocol):
         self.unparsed = memoryview(b"")
         super().connection_lost(exc)
 
-    def _fail(self, status: HTTPStatus, detail: str) -> None:
-        self._error = status, detail
+    def _fail_callback(self, error: httptools.HttpParserCallbackError) -> None:
+        """Reports what a method that the parser calls has raised."""
+        match error.__context__:
+            case MemoryError():
+                detail = "There is not enough memory for this request."
+                self._fail(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", detail)
+            case ValueError() as cause:
+                self._fail(HTTPStatus.BAD_REQUEST, "invalid-request", f"The request is not valid HTTP/1.1: {cause}.")
+            case _:
+                raise error
+
+    def _fail(self, status: HTTPStatus, problem_type: str, detail: str) -> None:
+        self._error = status, problem_type, detail
         self._report_error()
 
     def _report_error(self) -> None:
         """Reports the error in the last request, once every request before that has its response."""
         if self._error is not None and not self.pipeline and (self._in_body or self._responded):
-            self.reject(self._error[0], "invalid-request", self._error[1])
+            self.reject(*self._error)
 
     def _send_rejection(self, rejection: Rejection, received: int) -> None:
         self.rejections += 1

@@ -238,6 +238,19 @@ async def test_an_error_in_a_pipelined_request_is_reported_after_the_other_respo
         assert await read_until_closed(reader) == b""
 
 
+async def test_a_request_for_which_there_is_no_memory_gets_a_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(_protocol: Protocol, _body: bytes) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Protocol, "on_body", no_memory)
+    async with serving() as connect:
+        reader, writer = await connect()
+        writer.write(POST + b"Content-Length: 1\r\n\r\nx")
+        status, body = await read_response(reader)
+        assert (status, json.loads(body)["type"]) == (503, "unavailable")
+        assert await read_until_closed(reader) == b""
+
+
 async def test_an_error_after_the_response_has_begun_closes_the_connection() -> None:
     async def respond_early(_scope: Any, _receive: Any, send: Any) -> None:  # Any: ASGI
         await respond(send, b"early")

@@ -139,7 +139,7 @@ MALFORMED = {
     "HTTP/9.9": (b"GET /health HTTP/9.9\r\nHost: a\r\n\r\n", {200, 400, 505}),
     "upgrade to h2c": (UPGRADE % b"h2c", {200}),
     "upgrade to websocket": (UPGRADE % b"websocket", {200, 400}),
-    "CONNECT": (b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", {404, 405}),
+    "CONNECT": (b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
     "NUL in the target": (b"GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
     "path outside": (b"GET /../../etc/passwd HTTP/1.1\r\nHost: a\r\n\r\n", {404}),
     "HTTP/1.0": (b"GET /health HTTP/1.0\r\n\r\n", {200}),
