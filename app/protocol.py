@@ -19,7 +19,7 @@ from app.api.early_rejection import Rejection, build_message
 
 MAX_HEADER_BYTES = 65536
 RejectEarly = Callable[[bytes], Rejection | None]
-_PARSED_AT_ONCE = 2048  # bytes; a larger slice could hold more pipelined requests
+_PARSED_AT_ONCE = 2048  # bytes; more could hold more pipelined requests
 
 
 class Protocol(HttpToolsProtocol):

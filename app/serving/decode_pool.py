@@ -86,12 +86,12 @@ class DecodePool:
         job.started_at = time.monotonic()
         try:
             pixels = self._decode(job.data)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the caller
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the caller
             loop.call_soon_threadsafe(self._end, job, None, error)
         else:
             loop.call_soon_threadsafe(self._end, job, pixels)
 
-    def _end(self, job: _Job, pixels: Any = None, error: Exception | None = None) -> None:  # Any: decode's result
+    def _end(self, job: _Job, pixels: Any = None, error: BaseException | None = None) -> None:  # Any: decode's result
         """Passes the result on, unless the caller was cancelled or timed out; another image may take its place."""
         if job not in self._jobs:
             return  # closed while a thread was about to take it

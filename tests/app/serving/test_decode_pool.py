@@ -68,6 +68,20 @@ async def test_returns_the_pixels_or_raises_the_error_of_the_decoder() -> None:
             await pool.run(b"bad")
 
 
+async def test_an_error_of_any_kind_reaches_the_caller_and_frees_the_thread() -> None:
+    class Panic(BaseException):
+        pass
+
+    def panic(_data: bytes) -> Pixels:
+        raise Panic
+
+    pool = DecodePool(panic, threads=1, timeout_s=WAIT_S)
+    for _ in range(10):
+        with pytest.raises(Panic):
+            await pool.run(b"")
+    pool.close()
+
+
 async def test_never_decodes_more_images_at_once_than_there_are_threads() -> None:
     decoder = Decoder()
     with pool_of(decoder) as pool:
