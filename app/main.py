@@ -12,12 +12,12 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from app.api.access_log import PROBES
 from app.api.dependencies import AppContext
+from app.api.formats import include_formats
+from app.api.formats.vertex import VertexRoutes
 from app.api.keys import ApiKeys
 from app.api.middleware import RequestMiddleware
 from app.api.openapi import describe_labels
 from app.api.problems import install_handlers
-from app.api.protocols import include_protocols
-from app.api.protocols.vertex import VertexRoutes
 from app.api.routes import include_routers
 from app.api.uploads import UploadLimits
 from app.serving.service import ClassificationService, Limits
@@ -62,7 +62,7 @@ def create_app(settings: Settings | None = None, engine: InferenceEngine | None 
     describe_labels(app, context)
     include_routers(app, require_keys=context.keys.required)
     routes = VertexRoutes(settings.vertex_health_route, settings.vertex_predict_route)
-    include_protocols(app, settings.protocols, routes, require_keys=context.keys.required)
+    include_formats(app, settings.protocols, routes, require_keys=context.keys.required)
     if settings.protocols:
         logger.info("additional protocols: %s", ", ".join(sorted(settings.protocols)))
     return app

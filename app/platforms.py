@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-Protocol = Literal["open_inference", "kserve", "sagemaker", "vertex", "huggingface"]
+RequestFormat = Literal["open_inference", "kserve", "sagemaker", "vertex", "huggingface"]
 
 SAGEMAKER_MODEL = Path("/opt/ml/model")
 _CHECKPOINTS = ("*.safetensors", "*.pth", "*.pt", "*.bin")

@@ -14,7 +14,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from app.platforms import Protocol, platform_defaults
+from app.platforms import RequestFormat, platform_defaults
 from model import DEFAULT_MODEL
 
 PREFIX = "CONVNEXT_"
@@ -96,7 +96,7 @@ class Settings(BaseSettings):
         " * for all.",
     )
     root_path: str | None = Field(None, pattern="^/.*[^/]$", description="Path prefix that a proxy removes.")
-    protocols: Annotated[frozenset[Protocol], NoDecode] = Field(
+    protocols: Annotated[frozenset[RequestFormat], NoDecode] = Field(
         frozenset(),
         description="Request formats of other servers, separated by commas:"
         " open_inference, kserve, sagemaker, vertex, huggingface.",

@@ -25,8 +25,8 @@ from torch import nn
 from benchmarks.rounds import ISA_LIMITS, alternate, keep, median_seconds, ratios, spread
 from model.checkpoints.load import LoadedModel, load_model
 from model.errors import EngineError
+from model.images.transform import Transform
 from model.inference.engine import InferenceEngine, Precision, RuntimeName
-from model.preprocess import Transform
 
 BASELINE = "torchvision eager float32"
 ENGINES: tuple[tuple[RuntimeName, Precision], ...] = (("openvino", "float32"), ("openvino", "bfloat16"))

@@ -24,7 +24,7 @@ from torchvision.transforms.v2 import functional
 
 from benchmarks.photos import make_photos
 from benchmarks.rounds import alternate, keep, median_seconds, ratios, spread
-from model.preprocess import Transform, preprocess
+from model.images.transform import Transform, preprocess
 
 SIZES = {"0.2 MP": (500, 375), "0.5 MP": (816, 612), "2 MP": (1632, 1224), "12 MP": (4000, 3000)}
 TRANSFORM = Transform(236)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from model.checkpoints.load import LoadedModel, load_model
-    from model.preprocess import Transform
+    from model.images.transform import Transform
 
 __all__ = ["DEFAULT_MODEL", "LoadedModel", "Transform", "load_model"]
 
@@ -16,7 +16,7 @@ def __getattr__(name: str) -> object:
     """Imports the public names when they are used: torch, which they need, takes seconds."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from model import preprocess
     from model.checkpoints import load
+    from model.images import transform
 
-    return getattr(load, name, None) or getattr(preprocess, name)
+    return getattr(load, name, None) or getattr(transform, name)

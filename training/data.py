@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from model.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from model.images.transform import IMAGENET_MEAN, IMAGENET_STD
 from training.recipe import Phase, Recipe
 
 TRAIN_FILES = ("train-0.npz", "train-1.npz", "train-2.npz")

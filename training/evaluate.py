@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import load_model
+from model.head import Prediction, probabilities, top_predictions
+from model.images.transform import preprocess
 from model.inference.engine import InferenceEngine, Precision
-from model.prediction import Prediction, probabilities, top_predictions
-from model.preprocess import preprocess
 from training.calibration import calibration_error
 from training.data import VAL_FILE, read_encoded
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from model.checkpoints.native import save_checkpoint
-from model.preprocess import Transform
+from model.images.transform import Transform
 from training.calibration import fit_temperature
 from training.data import Photos, class_labels
 from training.evaluate import SERVED, Score, score_file

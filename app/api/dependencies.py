@@ -25,7 +25,7 @@ class AppContext:
     keys: ApiKeys
     request_timeout_s: float
     max_images_per_request: int
-    upload_grace_s: float = 1.0  # for which an upload holds its place before it is complete
+    upload_grace_s: float = 1.0  # for which an upload holds its slot before it is complete
     service: ClassificationService | None = None
 
 

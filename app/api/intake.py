@@ -1,4 +1,4 @@
-"""receive: from a request to what its body holds, while the request has places in the service; every route uses it."""
+"""receive: from a request to what its body holds, while the request has slots in the service; every route uses it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,7 +11,7 @@ from starlette.types import Message
 
 from app.api.dependencies import AppContext
 from app.api.uploads import BodyReader
-from app.serving.admission import Permit
+from app.serving.admission import Slots
 from app.serving.results import Timings
 from app.serving.service import ClassificationService
 
@@ -50,14 +50,14 @@ async def receive(
 ) -> AsyncIterator[Body]:
     """Admits a request, and yields what ``read`` returns of its body; ``count(body)`` is how many images that holds.
 
-    The places for all images are reserved, or ``Overloaded`` is raised, before the block runs. They and the memory of
+    The slots for all images are reserved, or ``Overloaded`` is raised, before the block runs. They and the memory of
     the body are released when it ends. If the client disconnects, the block is cancelled and ``ClientDisconnect``
     raised. Also raises ``Unavailable`` and what ``read`` raises.
     """
-    with service.admit() as permit, context.uploads.reading(request) as reader:
-        async with _without_place_if_slow(permit, context.upload_grace_s):
+    with service.admit() as held_slots, context.uploads.reading(request) as reader:
+        async with _without_slot_if_slow(held_slots, context.upload_grace_s):
             body = await read(reader)
-        permit.resize(count(body))
+        held_slots.resize(count(body))
         async with _cancelled_on_disconnect(request):
             yield body
 
@@ -69,9 +69,9 @@ def timing_headers(timings: Timings) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def _without_place_if_slow(permit: Permit, grace_s: float) -> AsyncIterator[None]:
-    """Releases the place of an upload that is not complete after ``grace_s``."""
-    timer = asyncio.get_running_loop().call_later(grace_s, permit.resize, 0)
+async def _without_slot_if_slow(held_slots: Slots, grace_s: float) -> AsyncIterator[None]:
+    """Releases the slot of an upload that is not complete after ``grace_s``."""
+    timer = asyncio.get_running_loop().call_later(grace_s, held_slots.resize, 0)
     try:
         yield
     finally:

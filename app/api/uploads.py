@@ -10,7 +10,7 @@ from app.api.encodings import NO_URLS, decode_base64, is_url, parse_json
 from app.api.multipart import FormFile, FormFiles
 from app.api.problems import InvalidRequest, UnsupportedMediaType, UploadTooLarge
 from app.serving.errors import Overloaded
-from model.decode import is_image
+from model.images.decode import is_image
 
 _MAX_CONTENT_TYPE_LENGTH = 512  # characters; RFC 2046 allows a boundary of 70
 _ACCEPTED = "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff or image/avif"

@@ -14,7 +14,7 @@ import pydantic
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from app.cli.output import complain
+from app.cli.output import print_error
 from app.settings import PREFIX, Settings
 from model.errors import ModelError
 
@@ -39,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(Settings(**given), options)
     except pydantic.ValidationError as error:
         for item in error.errors():
-            complain(_setting_error(item))
+            print_error(_setting_error(item))
         return 2
     except BrokenPipeError:  # the reader of the output, such as head, has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at exit
         return BROKEN_PIPE
     except (ModelError, OSError) as error:
-        complain(str(error))
+        print_error(str(error))
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED

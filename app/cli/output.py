@@ -10,12 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Protocol
 
-from model.prediction import Prediction
+from model.head import Prediction
 
 _COLUMNS = ("file", "rank", "class_id", "label", "probability")
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """Prints an error message."""
     print(f"convnext-serve: {message}", file=sys.stderr)  # noqa: T201 - the command's output
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from app.cli.output import CsvWriter, JsonLinesWriter, TextWriter, Writer, complain, resume
+from app.cli.output import CsvWriter, JsonLinesWriter, TextWriter, Writer, print_error, resume
+from app.logs import configure_logging
 from app.main import build_engine
-from app.serving.logs import configure_logging
 from app.settings import Settings
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedFormat
+from model.head import Prediction, probabilities, top_predictions
+from model.images.transform import Pixels, preprocess
 from model.inference.cpu import available_cores
 from model.inference.engine import InferenceEngine
-from model.prediction import Prediction, probabilities, top_predictions
-from model.preprocess import Pixels, preprocess
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 
@@ -35,14 +35,14 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     try:
         done = resume(options.output, top_k) if options.output else set()
     except ValueError as error:
-        complain(str(error))
+        print_error(str(error))
         return 2
     failed = False
     with _writer(options) as writer:
         for batch in _batches(_expand(options.files, done), engine, settings):
             for file, result in _classify(engine, batch, top_k):
                 if isinstance(result, Exception):
-                    complain(f"{file}: {result}")
+                    print_error(f"{file}: {result}")
                     failed = True
                 else:
                     writer.write(file, engine.model.name, result)

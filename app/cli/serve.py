@@ -4,11 +4,11 @@ import argparse
 import socket
 import sys
 
-from app.cli.output import complain
+from app.cli.output import print_error
+from app.http.server import bind
+from app.http.server import serve as run_server
+from app.logs import configure_logging
 from app.main import build_engine, create_app
-from app.server import bind
-from app.server import serve as run_server
-from app.serving.logs import configure_logging
 from app.settings import Settings
 
 
@@ -18,7 +18,7 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
     try:
         listener = bind(settings.host, settings.port)
     except (OSError, socket.gaierror) as error:
-        complain(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
+        print_error(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
         return 1
     with listener:
         app = create_app(settings, build_engine(settings))

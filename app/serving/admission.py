@@ -37,42 +37,42 @@ class CompletionRate:
             self._window_started_at, self._completed = now, 0
 
 
-class Permit:
-    """The places that one admitted request holds. A request that is still uploading may hold none."""
+class Slots:
+    """The slots that one admitted request holds. A request that is still uploading may hold none."""
 
     def __init__(self, admission: "Admission") -> None:
         self._admission = admission
-        self.places = 0
+        self.count = 0
 
-    def resize(self, places: int) -> None:
-        """Holds ``places`` places from now on, or raises ``Overloaded`` and leaves everything as it was."""
-        if places > self.places:
-            self._admission.check(places - self.places, self.places)
-        self._admission.in_service += places - self.places
-        self.places = places
+    def resize(self, count: int) -> None:
+        """Holds ``count`` slots from now on, or raises ``Overloaded`` and leaves everything as it was."""
+        if count > self.count:
+            self._admission.check(count - self.count, self.count)
+        self._admission.in_service += count - self.count
+        self.count = count
 
 
 class Admission:
     """Admits a request if its images would be completed within ``max_wait_s`` at the measured rate.
 
-    ``min_places`` images are always admitted, so that a slow phase cannot lower the limit so far that the rate can no
-    longer be measured; ``max_places`` are never exceeded. ``expected_rate`` is in images per second, 0 if unknown.
+    ``min_slots`` images are always admitted, so that a slow phase cannot lower the limit so far that the rate can no
+    longer be measured; ``max_slots`` are never exceeded. ``expected_rate`` is in images per second, 0 if unknown.
     """
 
     def __init__(
         self,
         *,
-        max_places: int,
+        max_slots: int,
         max_wait_s: float,
-        min_places: int = 1,
+        min_slots: int = 1,
         expected_rate: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.in_service = 0  # images admitted and not yet completed
-        self.closed: str | None = None  # why nothing is admitted any more
-        self._max_places = max_places
+        self.closed_reason: str | None = None  # why nothing is admitted any more
+        self._max_slots = max_slots
         self._max_wait_s = max_wait_s
-        self._min_places = min(min_places, max_places)
+        self._min_slots = min(min_slots, max_slots)
         self._rate = CompletionRate(expected_rate)
         self._clock = clock
         self._requests = 0
@@ -91,43 +91,43 @@ class Admission:
         """How many images may be in the service now."""
         rate = self._rate.value
         if not rate:
-            return self._max_places
-        return min(self._max_places, max(self._min_places, math.floor(rate * self._max_wait_s)))
+            return self._max_slots
+        return min(self._max_slots, max(self._min_slots, math.floor(rate * self._max_wait_s)))
 
-    def check(self, places: int = 1, held: int = 0) -> None:
-        """Raises ``Unavailable`` or ``Overloaded`` if ``places`` more images would not be admitted.
+    def check(self, slots: int = 1, held: int = 0) -> None:
+        """Raises ``Unavailable`` or ``Overloaded`` if ``slots`` more images would not be admitted.
 
-        A request that holds all the places that are taken, ``held``, may have up to ``max_places``: one with more
+        A request that holds all the slots that are taken, ``held``, may have up to ``max_slots``: one with more
         images than can be completed within ``max_wait_s`` would otherwise never be admitted.
         """
-        if self.closed is not None:
-            raise Unavailable(self.closed)
-        limit = self._max_places if self.in_service == held else self.limit
-        if self.in_service + places > limit:
+        if self.closed_reason is not None:
+            raise Unavailable(self.closed_reason)
+        limit = self._max_slots if self.in_service == held else self.limit
+        if self.in_service + slots > limit:
             raise Overloaded(
-                f"{self.in_service} images are waiting, and {places} more would take longer than the limit of"
+                f"{self.in_service} images are waiting, and {slots} more would take longer than the limit of"
                 f" {self._max_wait_s:g} s.",
                 self._retry_after_s(),
             )
 
     @contextmanager
-    def admit(self, places: int = 1) -> Iterator[Permit]:
-        """Holds ``places`` places for the time of one request. Raises ``Unavailable`` or ``Overloaded``."""
-        permit = Permit(self)
-        permit.resize(places)
+    def admit(self, slots: int = 1) -> Iterator[Slots]:
+        """Holds ``slots`` slots for the time of one request. Raises ``Unavailable`` or ``Overloaded``."""
+        held_slots = Slots(self)
+        held_slots.resize(slots)
         self._requests += 1
         self._idle.clear()
         try:
-            yield permit
+            yield held_slots
         finally:
-            permit.resize(0)
+            held_slots.resize(0)
             self._requests -= 1
             if not self._requests:
                 self._idle.set()
 
     def note_completed(self, count: int = 1) -> None:
         """Adds ``count`` completed images to the measured rate."""
-        self._rate.note(count, self._clock(), busy=self.in_service >= self._min_places)
+        self._rate.note(count, self._clock(), busy=self.in_service >= self._min_slots)
 
     async def wait_until_idle(self) -> None:
         """Waits until every admitted request has ended."""
@@ -141,6 +141,6 @@ class Admission:
         now = self._clock()
         self._rejected = self._rejected * math.exp(self._rejected_at - now) + 1
         self._rejected_at = now
-        rate = self._rate.value or self._max_places
+        rate = self._rate.value or self._max_slots
         spread_s = max(1.0, self._rejected / rate)
         return min(_MAX_RETRY_AFTER_S, self.in_service / rate + random.uniform(0, spread_s))  # noqa: S311 - jitter

@@ -28,7 +28,7 @@ class BatchResult(Generic[Result]):
 
 
 @dataclass(eq=False, slots=True)
-class _Entry(Generic[Item, Result]):
+class _QueuedItem(Generic[Item, Result]):
     item: Item
     future: asyncio.Future[BatchResult[Result]]
     queued_at: float = field(default_factory=time.monotonic)
@@ -36,7 +36,7 @@ class _Entry(Generic[Item, Result]):
 
 @dataclass(eq=False, slots=True)
 class _Batch(Generic[Item, Result]):
-    entries: list[_Entry[Item, Result]]
+    entries: list[_QueuedItem[Item, Result]]
     started_at: float | None = None  # None while it waits for a thread
 
 
@@ -73,9 +73,9 @@ class DynamicBatcher(Generic[Item, Result]):
         self._stall_after_s = stall_after_s
         self._fatal = fatal
         self._on_batch = on_batch
-        self._waiting: deque[_Entry[Item, Result]] = deque()
+        self._waiting: deque[_QueuedItem[Item, Result]] = deque()
         self._running: dict[asyncio.Future[Sequence[Result]], _Batch[Item, Result]] = {}
-        self._closed: str | None = None
+        self._closed_reason: str | None = None
         self._threads = executor or ThreadPoolExecutor(workers, thread_name_prefix="engine")
         self._owns_threads = executor is None
         self._timer: asyncio.TimerHandle | None = None
@@ -88,21 +88,21 @@ class DynamicBatcher(Generic[Item, Result]):
     @property
     def failure(self) -> str | None:
         """Why no item can be processed, or None."""
-        if self._closed is None:
+        if self._closed_reason is None:
             now = time.monotonic()
             running_s = max((now - (batch.started_at or now) for batch in self._running.values()), default=0.0)
             if running_s > self._stall_after_s:
                 return f"a batch has been running for {running_s:.0f} s"
-        return self._closed
+        return self._closed_reason
 
     async def submit(self, item: Item) -> BatchResult[Result]:
         """Queues ``item`` and waits for its result; cancelling the call removes it from the queue.
 
         Raises ``Unavailable`` if the batch failed or the batcher is closed.
         """
-        if self._closed is not None:
-            raise Unavailable(f"No prediction can be made: {self._closed}.")
-        entry = _Entry[Item, Result](item, asyncio.get_running_loop().create_future())
+        if self._closed_reason is not None:
+            raise Unavailable(f"No prediction can be made: {self._closed_reason}.")
+        entry = _QueuedItem[Item, Result](item, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
         self._dispatch()
         try:
@@ -113,7 +113,7 @@ class DynamicBatcher(Generic[Item, Result]):
 
     def close(self, reason: str = "the service is shutting down") -> None:
         """Accepts nothing more; every item that waits or runs gets ``Unavailable``. Does not wait for the threads."""
-        self._closed = reason
+        self._closed_reason = reason
         entries = [*self._waiting, *(entry for batch in self._running.values() for entry in batch.entries)]
         self._waiting.clear()
         _fail(entries, f"No prediction can be made: {reason}.", None)
@@ -130,9 +130,9 @@ class DynamicBatcher(Generic[Item, Result]):
             if batch := self._take():
                 self._start(batch)
 
-    def _take(self) -> list[_Entry[Item, Result]]:
+    def _take(self) -> list[_QueuedItem[Item, Result]]:
         """The next batch, oldest first, without cancelled items."""
-        batch: list[_Entry[Item, Result]] = []
+        batch: list[_QueuedItem[Item, Result]] = []
         while self._waiting and len(batch) < self._max_batch_size:
             entry = self._waiting.popleft()
             if not entry.future.done():
@@ -149,7 +149,7 @@ class DynamicBatcher(Generic[Item, Result]):
         self._timer = asyncio.get_running_loop().call_later(remaining_s, self._dispatch)
         return True
 
-    def _start(self, entries: list[_Entry[Item, Result]]) -> None:
+    def _start(self, entries: list[_QueuedItem[Item, Result]]) -> None:
         self._free_workers -= 1
         batch = _Batch(entries)
         future = asyncio.get_running_loop().run_in_executor(self._threads, self._run_batch, batch)
@@ -169,7 +169,7 @@ class DynamicBatcher(Generic[Item, Result]):
             self._deliver(batch, future.result())
         except Exception as error:  # noqa: BLE001 - anything that a batch raises is passed on to its items
             self._fail_batch(batch.entries, error)
-        if self._closed is None:
+        if self._closed_reason is None:
             self._dispatch()
 
     def _deliver(self, batch: _Batch[Item, Result], results: Sequence[Result]) -> None:
@@ -184,7 +184,7 @@ class DynamicBatcher(Generic[Item, Result]):
         self.consecutive_failures = 0
         self._on_batch(len(results), run_s)
 
-    def _fail_batch(self, batch: list[_Entry[Item, Result]], error: Exception) -> None:
+    def _fail_batch(self, batch: list[_QueuedItem[Item, Result]], error: Exception) -> None:
         self.consecutive_failures += 1
         logger.error("a batch of %d failed", len(batch), exc_info=error)
         _fail(batch, "The engine failed on this batch; the request can be sent again.", error)
@@ -192,7 +192,7 @@ class DynamicBatcher(Generic[Item, Result]):
             self.close(f"the engine is lost ({error})")
 
 
-def _fail(entries: Sequence[_Entry[Item, Result]], message: str, cause: Exception | None) -> None:
+def _fail(entries: Sequence[_QueuedItem[Item, Result]], message: str, cause: Exception | None) -> None:
     for entry in entries:
         if not entry.future.done():
             error = Unavailable(message)  # one per item, as a raised exception collects its traceback

@@ -8,13 +8,13 @@ from typing import Any
 
 from app.serving.errors import Unavailable
 from model.errors import InvalidImage
-from model.preprocess import Pixels
+from model.images.transform import Pixels
 
 _DEAD_AFTER = 6  # times the decode limit that every thread is stuck
 _MAX_PENDING = 4  # images that a thread can take without waiting for the event loop
 
 
-class _Job:
+class _DecodeJob:
     """One image; ``started_at`` is None while it waits for a thread."""
 
     def __init__(self, data: bytes, future: asyncio.Future[Pixels]) -> None:
@@ -37,7 +37,7 @@ class DecodePool:
         self._timeout_s = timeout_s
         self._closed = False
         self._free = asyncio.Semaphore(threads + _MAX_PENDING)
-        self._jobs: set[_Job] = set()  # until their threads are done with them
+        self._jobs: set[_DecodeJob] = set()  # until their threads are done with them
         self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, data: bytes) -> Pixels:
@@ -47,7 +47,7 @@ class DecodePool:
             self._free.release()
             raise Unavailable("The service is shutting down.")
         loop = asyncio.get_running_loop()
-        job = _Job(data, loop.create_future())
+        job = _DecodeJob(data, loop.create_future())
         pending = self.executor.submit(self._run, job, loop)
         self._jobs.add(job)
         if self._timer is None:
@@ -82,7 +82,7 @@ class DecodePool:
         for job in [job for job in self._jobs if job.started_at is None]:
             self._end(job, error=Unavailable("The service is shutting down."))
 
-    def _run(self, job: _Job, loop: asyncio.AbstractEventLoop) -> None:
+    def _run(self, job: _DecodeJob, loop: asyncio.AbstractEventLoop) -> None:
         job.started_at = time.monotonic()
         try:
             pixels = self._decode(job.data)
@@ -91,7 +91,12 @@ class DecodePool:
         else:
             loop.call_soon_threadsafe(self._end, job, pixels)
 
-    def _end(self, job: _Job, pixels: Any = None, error: BaseException | None = None) -> None:  # Any: decode's result
+    def _end(
+        self,
+        job: _DecodeJob,
+        pixels: Any = None,  # Any: the result of decode
+        error: BaseException | None = None,
+    ) -> None:
         """Passes the result on, unless the caller was cancelled or timed out; another image may take its place."""
         if job not in self._jobs:
             return  # closed while a thread was about to take it

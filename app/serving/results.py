@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from model.activation_map import ActivationMap
-from model.prediction import Prediction, ScoreFunction
-from model.preprocess import Pixels
+from model.head import ActivationMap, Prediction, ScoreFunction
+from model.images.transform import Pixels
 
 
 @dataclass(frozen=True, slots=True)

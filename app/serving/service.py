@@ -12,17 +12,16 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from app.serving.admission import Admission, Permit
+from app.serving.admission import Admission, Slots
 from app.serving.batcher import DynamicBatcher
 from app.serving.decode_pool import DecodePool
 from app.serving.errors import InvalidParameter, Unavailable
 from app.serving.results import Classification, ClassifyOptions, Embedding, Explanation, Timings
 from app.serving.telemetry import Telemetry
-from model.activation_map import ActivationMap
 from model.errors import DeviceLost
+from model.head import ActivationMap, Prediction, ScoreFunction, probabilities, sigmoid, top_predictions
+from model.images.transform import Pixels, load_decoders, preprocess
 from model.inference.engine import InferenceEngine
-from model.prediction import Prediction, ScoreFunction, probabilities, sigmoid, top_predictions
-from model.preprocess import Pixels, load_decoders, preprocess
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ class _Outputs(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _PredictionJob:
     """One image, and what is computed of the network's outputs for it."""
 
     pixels: Pixels  # (H, W, 3) uint8
@@ -80,12 +79,12 @@ class ClassificationService:
             timeout_s=limits.decode_timeout_s,
         )
         self._admission = Admission(
-            max_places=limits.max_queue_size,
+            max_slots=limits.max_queue_size,
             max_wait_s=limits.max_queue_wait_s,
-            min_places=limits.decode_threads + 2 * engine.concurrency,
+            min_slots=limits.decode_threads + 2 * engine.concurrency,
             expected_rate=engine.expected_rate,
         )
-        self._batcher = DynamicBatcher[_Job, Any](  # Any: what the job computes; None if that failed
+        self._batcher = DynamicBatcher[_PredictionJob, Any](  # Any: what the job computes; None if that failed
             self._run,
             max_batch_size=engine.max_batch_size,
             workers=engine.concurrency,
@@ -138,21 +137,21 @@ class ClassificationService:
     @property
     def draining(self) -> bool:
         """Whether nothing is admitted any more."""
-        return self._admission.closed is not None
+        return self._admission.closed_reason is not None
 
-    def check_admission(self, places: int = 1) -> None:
-        """Raises ``Unavailable`` or ``Overloaded`` if a request with ``places`` images would be rejected now."""
+    def check_admission(self, slots: int = 1) -> None:
+        """Raises ``Unavailable`` or ``Overloaded`` if a request with ``slots`` images would be rejected now."""
         if not self.draining and (failure := self.failure) is not None:
             raise Unavailable(f"No prediction can be made: {failure}.")
-        self._admission.check(places)
+        self._admission.check(slots)
 
-    def admit(self, places: int = 1) -> AbstractContextManager[Permit]:
-        """Spans one request with ``places`` images from its headers to its response.
+    def admit(self, slots: int = 1) -> AbstractContextManager[Slots]:
+        """Spans one request with ``slots`` images from its headers to its response.
 
         Raises ``Unavailable`` or ``Overloaded``.
         """
-        self.check_admission(places)
-        return self._admission.admit(places)
+        self.check_admission(slots)
+        return self._admission.admit(slots)
 
     async def classify(self, data: bytes, options: ClassifyOptions = _DEFAULT_OPTIONS) -> Classification:
         """The most probable classes of one encoded image.
@@ -166,13 +165,13 @@ class ClassificationService:
         def label(outputs: _Outputs) -> list[Prediction]:
             return top_predictions(_scores(outputs, options.function), labels, top_k, options.min_probability or None)
 
-        predictions, timings = await self._compute(_Job(pixels, label, needs_features=False), decode_s)
+        predictions, timings = await self._compute(_PredictionJob(pixels, label, needs_features=False), decode_s)
         return Classification(predictions, timings)
 
     async def embed(self, data: bytes) -> Embedding:
         """The feature vector of one encoded image. Raises ``Unavailable`` and the image errors of ``model.errors``."""
         pixels, decode_s = await self._decode(data)
-        job = _Job(pixels, lambda outputs: self.engine.head.embed(outputs.features))
+        job = _PredictionJob(pixels, lambda outputs: self.engine.head.embed(outputs.features))
         vector, timings = await self._compute(job, decode_s)
         return Embedding(vector, timings)
 
@@ -190,7 +189,7 @@ class ClassificationService:
             prediction = Prediction(self.engine.model.labels[index], index, float(outputs.probabilities[index]))
             return prediction, float(outputs.logits[index]), self.engine.head.activation_map(outputs.features, index)
 
-        (prediction, logit, activation), timings = await self._compute(_Job(pixels, explain), decode_s)
+        (prediction, logit, activation), timings = await self._compute(_PredictionJob(pixels, explain), decode_s)
         return Explanation(prediction, logit, activation, pixels, timings)
 
     async def _decode(self, data: bytes) -> tuple[Pixels, float]:
@@ -202,7 +201,7 @@ class ClassificationService:
             raise Unavailable("There is not enough memory to decode the image.") from error
         return pixels, monotonic() - started_at
 
-    async def _compute(self, job: _Job, decode_s: float) -> tuple[Any, Timings]:  # Any: what the job computes
+    async def _compute(self, job: _PredictionJob, decode_s: float) -> tuple[Any, Timings]:  # Any: what the job computes
         result = await self._batcher.submit(job)
         self._admission.note_completed()
         if result.value is None:
@@ -212,7 +211,7 @@ class ClassificationService:
 
     async def drain(self, grace_s: float) -> None:
         """Admits nothing more and waits for what was admitted; closes after ``grace_s`` seconds."""
-        self._admission.closed = "The service is shutting down."
+        self._admission.closed_reason = "The service is shutting down."
         try:
             async with asyncio.timeout(grace_s):
                 await self._admission.wait_until_idle()
@@ -224,7 +223,7 @@ class ClassificationService:
 
     def close(self) -> None:
         """Stops the threads; every request that still waits gets ``Unavailable``."""
-        self._admission.closed = "The service is shutting down."
+        self._admission.closed_reason = "The service is shutting down."
         if self._probe is not None:
             self._probe.cancel()
         self._batcher.close()
@@ -237,7 +236,7 @@ class ClassificationService:
             raise InvalidParameter(f"top_k: {top_k} is not between 1 and {len(self.engine.model.labels)}.")
         return top_k
 
-    def _run(self, jobs: Sequence[_Job]) -> list[object]:
+    def _run(self, jobs: Sequence[_PredictionJob]) -> list[object]:
         """What each job computes; None where the logits are not finite, which fails that image alone.
 
         Jobs of all kinds share one forward pass.
@@ -262,7 +261,7 @@ class ClassificationService:
             await asyncio.sleep(self._probe_interval_s)
             if self._batcher.consecutive_failures >= _FAILING_AFTER and self._batcher.failure is None:
                 try:
-                    await self._batcher.submit(_Job(blank, lambda _outputs: True, needs_features=False))
+                    await self._batcher.submit(_PredictionJob(blank, lambda _outputs: True, needs_features=False))
                 except Unavailable:
                     continue
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from model.checkpoints.model_card import ModelCard
 from model.errors import CheckpointError
+from model.images.transform import IMAGENET_MEAN, IMAGENET_STD, Transform
 from model.labels import parse_labels
-from model.preprocess import IMAGENET_MEAN, IMAGENET_STD, Transform
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")

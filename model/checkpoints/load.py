@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 
 from model.checkpoints import hf_folder, native
-from model.checkpoints.archive import Archive, read_archive
 from model.checkpoints.download import sha256_of
-from model.checkpoints.key_maps import Family, canonical_state_dict, detect_family, infer_config
+from model.checkpoints.families import Family, canonical_state_dict, detect_family, infer_config
 from model.checkpoints.model_card import ModelCard
 from model.checkpoints.registry import (
     WeightsEntry,
@@ -21,10 +20,11 @@ from model.checkpoints.registry import (
     registered_weights,
     verify_weights,
 )
+from model.checkpoints.state_dict_file import StateDictFile, read_state_dict
 from model.convnext import SIZES, ConvNeXt, ConvNeXtConfig, config_for
 from model.errors import CheckpointError, CheckpointMismatch
+from model.images.transform import Transform
 from model.labels import label_set, label_sets, read_labels
-from model.preprocess import Transform
 
 logger = logging.getLogger(__name__)
 Note = Callable[[str], None]
@@ -77,13 +77,13 @@ def load_model(
     else:
         path, card = _locate(name_or_path)
         sha256 = sha256_of(path)
-    archive = read_archive(path)
-    summary, family = _summarize(archive, card, path, labels)
+    file = read_state_dict(path)
+    summary, family = _summarize(file, card, path, labels)
     for note in summary.notes:
         logger.warning("%s: %s", summary.name, note)
     if is_non_commercial(summary.licence):
         logger.warning("%s: its licence, %s, forbids commercial use", summary.name, summary.licence)
-    return LoadedModel(**vars(summary), network=_build(archive, family, summary.config, path), sha256=sha256)
+    return LoadedModel(**vars(summary), network=_build(file, family, summary.config, path), sha256=sha256)
 
 
 def inspect_checkpoint(name_or_path: str | Path, *, cache_dir: Path | None = None) -> CheckpointSummary:
@@ -96,7 +96,7 @@ def inspect_checkpoint(name_or_path: str | Path, *, cache_dir: Path | None = Non
         path, card = entry.path(cache_dir), entry.card()
     else:
         path, card = _locate(name_or_path)
-    return _summarize(read_archive(path), card, path, None)[0]
+    return _summarize(read_state_dict(path), card, path, None)[0]
 
 
 def _registered(name_or_path: str | Path) -> WeightsEntry | None:
@@ -121,24 +121,24 @@ def _hint(name: str | Path) -> str:
 
 
 def _summarize(
-    archive: Archive, card: ModelCard, path: Path, override: str | Path | None
+    file: StateDictFile, card: ModelCard, path: Path, override: str | Path | None
 ) -> tuple[CheckpointSummary, Family]:
-    family = detect_family(archive.tensors, str(path))
-    is_native = native.is_native(archive.metadata)
+    family = detect_family(file.tensors, str(path))
+    is_native = native.is_native(file.metadata)
     if is_native:
-        header = native.read_card(archive.metadata, str(path))
+        header = native.read_card(file.metadata, str(path))
         card = replace(header, top1=card.top1 or header.top1)
-    config = _config(archive, card, family, path)
-    notes = [*archive.notes, *card.notes]
+    config = _config(file, card, family, path)
+    notes = [*file.notes, *card.notes]
     transform = card.transform or _default_transform(family, config, notes.append)
     labels = _labels(card.labels, config.num_classes, override, path, notes.append)
-    tensors = archive.tensors.values()
+    tensors = file.tensors.values()
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
     summary = CheckpointSummary(
         name=card.name,
         path=path,
         family="convnext-serve" if is_native else family.name,
-        container=archive.container,
+        container=file.container,
         version=2 if config.grn else 1,
         size=_size_of(config),
         config=config,
@@ -153,9 +153,9 @@ def _summarize(
     return summary, family
 
 
-def _config(archive: Archive, card: ModelCard, family: Family, path: Path) -> ConvNeXtConfig:
+def _config(file: StateDictFile, card: ModelCard, family: Family, path: Path) -> ConvNeXtConfig:
     try:
-        config = card.config or infer_config(archive.tensors, family, str(path))
+        config = card.config or infer_config(file.tensors, family, str(path))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     if card.num_classes not in (None, config.num_classes):
@@ -201,10 +201,10 @@ def _labels(
     return labels
 
 
-def _build(archive: Archive, family: Family, config: ConvNeXtConfig, path: Path) -> ConvNeXt:
+def _build(file: StateDictFile, family: Family, config: ConvNeXtConfig, path: Path) -> ConvNeXt:
     if config.in_channels != 3:
         raise CheckpointError(f"{path} expects images with {config.in_channels} channels; only RGB is supported")
     with torch.device("meta"):
         network = ConvNeXt(config)
-    network.load_state_dict(canonical_state_dict(archive.tensors, family, config, str(path)), assign=True)
+    network.load_state_dict(canonical_state_dict(file.tensors, family, config, str(path)), assign=True)
     return network.eval().requires_grad_(False)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from model.convnext import ConvNeXtConfig
 from model.errors import CheckpointError
+from model.images.transform import Transform
 from model.labels import is_unicode
-from model.preprocess import Transform
 
 
 @dataclass(frozen=True)

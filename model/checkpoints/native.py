@@ -14,8 +14,8 @@ from torch import Tensor
 from model.checkpoints.model_card import ModelCard
 from model.convnext import ConvNeXtConfig
 from model.errors import CheckpointError
+from model.images.transform import Transform
 from model.labels import parse_labels
-from model.preprocess import Transform
 
 FORMAT_KEY = "convnext_serve"
 FORMAT_VERSION = "1"

@@ -12,8 +12,8 @@ from model.checkpoints.download import default_cache_dir, digest_file, fetch, sh
 from model.checkpoints.model_card import ModelCard
 from model.convnext import ConvNeXtConfig, config_for
 from model.errors import DownloadError
+from model.images.transform import Transform
 from model.labels import label_set
-from model.preprocess import Transform
 
 _PRETRAINED = Path(__file__).parent.parent / "pretrained"
 _TABLE = Path(__file__).with_suffix(".toml")

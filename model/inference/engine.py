@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.activation_map import HeadWeights
 from model.checkpoints.load import LoadedModel
 from model.errors import DeviceLost, EngineError
+from model.head import HeadWeights
+from model.images.transform import Pixels, measure_decoding
 from model.inference.cpu import available_cores
 from model.inference.fold import fold
 from model.inference.openvino_runtime import OpenVinoRuntime
 from model.inference.runtime import Outputs, Runtime
 from model.inference.torch_runtime import TorchRuntime
-from model.preprocess import Pixels, measure_decoding
 
 logger = logging.getLogger(__name__)
 

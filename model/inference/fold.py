@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.convnext import Block, ConvNeXt, Stage
-from model.preprocess import Transform
+from model.images.transform import Transform
 
 
 def fold(network: ConvNeXt, transform: Transform) -> ConvNeXt:

@@ -12,10 +12,11 @@ from PIL import Image
 
 from app.main import create_app
 from app.settings import Settings
-from tests.app.fake_engine import WAIT_S, FakeEngine, as_engine
+from tests.app.fake_engine import FakeEngine, as_engine
 from tests.app.serving.squares import Squares
 from tests.app.types import CheckProblem, Connect, Grey, MakeApp, Until
 from tests.conftest import Encode
+from tests.constants import WAIT_S
 
 
 @pytest.fixture

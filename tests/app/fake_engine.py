@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from model import Transform
-from model.activation_map import HeadWeights
+from model.head import HeadWeights
+from model.images.transform import Pixels
 from model.inference.engine import InferenceEngine
-from model.preprocess import Pixels
-
-WAIT_S = 20  # more than anything takes; only a failing test waits for so long
+from tests.constants import WAIT_S
 
 
 class FakeEngine:

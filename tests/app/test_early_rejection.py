@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from app.api.early_rejection import Rejection
-from tests.app.raw_connections import (
+from tests.app.http.raw_connections import (
     REQUEST,
     read_response,
     read_until_closed,

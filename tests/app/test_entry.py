@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.constants import ROOT
 
 
 def test_sigterm_during_startup_ends_the_process_through_a_handler(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from transformers import ConvNextConfig, ConvNextForImageClassification, ConvNex
 
 from app.main import create_app
 from app.settings import Settings
-from model.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from model.images.transform import IMAGENET_MEAN, IMAGENET_STD
 from tests.conftest import Encode, MakePhoto
 from tests.model.checkpoints.test_parity_facebook import with_authors_keys
 from tests.model.conftest import randomize

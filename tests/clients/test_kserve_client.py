@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import requests
 
-ROOT = Path(__file__).parents[2]
+from tests.constants import ROOT
+
 PYTHON = ROOT / ".venv-kserve" / "bin" / "python"
 _TIMEOUT_S = 60
 

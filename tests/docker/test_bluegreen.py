@@ -1,15 +1,14 @@
 """The blue/green deployment, parsed but not run; tests/reliability/test_blue_green.py runs its nginx configuration."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from app.settings import Settings
+from tests.constants import ROOT
 
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docker" / "bluegreen"
 VERSIONS = ("blue", "green")
 

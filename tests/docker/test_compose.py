@@ -2,15 +2,14 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from app.settings import PREFIX, Settings
+from tests.constants import ROOT
 
-ROOT = Path(__file__).parents[2]
 NAME = "convnext-serve"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SET_BY_THE_IMAGE = {"host", "port", "cache_dir"}

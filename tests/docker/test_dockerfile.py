@@ -12,8 +12,8 @@ import pytest
 
 from app.settings import PREFIX, Settings
 from model import DEFAULT_MODEL
+from tests.constants import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 Instruction = tuple[str, str]  # name, arguments

@@ -8,11 +8,11 @@ import annotated_types
 import pytest
 from pydantic.fields import FieldInfo
 
-from app.platforms import Protocol
+from app.platforms import RequestFormat
 from app.serving.telemetry import Telemetry
 from app.settings import PREFIX, Settings
+from tests.constants import ROOT
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PAGES = sorted(
     path
@@ -28,7 +28,7 @@ FREE_FORM = {
     "api_keys_file": "path",
     "cors_origins": "`ORIGIN,ORIGIN,…`",
     "root_path": "path",
-    "protocols": ", ".join(f"`{name}`" for name in get_args(Protocol)),
+    "protocols": ", ".join(f"`{name}`" for name in get_args(RequestFormat)),
     "vertex_health_route": "path",
     "vertex_predict_route": "path",
     "cache_dir": "path",

@@ -5,11 +5,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.constants import ROOT
+
 START_S = 100.0
 STOP_S = 30.0
 

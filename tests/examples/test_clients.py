@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from tests.conftest import MakePhoto
+from tests.constants import ROOT
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PHOTO = "examples/coffee.jpg"
 TIMEOUT_S = 60.0

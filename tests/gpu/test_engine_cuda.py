@@ -12,8 +12,8 @@ from model import LoadedModel, Transform, load_model
 from model.checkpoints.native import save_checkpoint
 from model.convnext import ConvNeXt, config_for
 from model.errors import EngineError
+from model.images.transform import Pixels
 from model.inference.engine import InferenceEngine, Precision
-from model.preprocess import Pixels
 
 if not torch.cuda.is_available():
     pytest.skip("there is no CUDA device", allow_module_level=True)

@@ -10,9 +10,9 @@ from PIL import Image
 from skimage import data
 
 from model import DEFAULT_MODEL, LoadedModel, load_model
+from model.head import probabilities, top_predictions
+from model.images.transform import preprocess
 from model.inference.engine import InferenceEngine, RuntimeName
-from model.prediction import probabilities, top_predictions
-from model.preprocess import preprocess
 
 Photo = Callable[[], NDArray[np.uint8]]
 GOLDEN: dict[Photo, tuple[str, float]] = {  # most probable label and its probability; the first two are correct

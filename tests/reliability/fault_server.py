@@ -10,13 +10,13 @@ from typing import ClassVar, cast
 import numpy as np
 import numpy.typing as npt
 
+from app.http.server import bind, serve
+from app.logs import configure_logging
 from app.main import create_app
-from app.server import bind, serve
-from app.serving.logs import configure_logging
 from app.settings import Settings
 from model import Transform
+from model.images.transform import Pixels
 from model.inference.engine import InferenceEngine
-from model.preprocess import Pixels
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     .venv/bin/uv pip install --python .venv atheris
     .venv/bin/python -m tests.reliability.fuzz_preprocess -max_total_time=600 CORPUS_FOLDER
 
-Only Python code is instrumented: it explores the checks of ``model.image_limits``, not the decoders in C.
+Only Python code is instrumented: it explores the checks of ``model.images.limits``, not the decoders in C.
 """
 
 import sys
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]  # not a dependency
 
-with atheris.instrument_imports(include=["model.decode", "model.image_limits", "model.preprocess"]):
+with atheris.instrument_imports(include=["model.images.decode", "model.images.limits", "model.images.transform"]):
     from model.errors import ModelError
-    from model.preprocess import Transform, preprocess
+    from model.images.transform import Transform, preprocess
 
 from tests.reliability.images import sources
 

@@ -15,7 +15,8 @@ from typing import Any, Self
 
 import httpx
 
-ROOT = Path(__file__).parents[2]
+from tests.constants import ROOT
+
 START_S = 90
 SERVICE = ("-m", "app", "serve")
 FAKE = ("-m", "tests.reliability.fault_server")

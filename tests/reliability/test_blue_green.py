@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.constants import ROOT, WAIT_S
 from tests.reliability.conftest import Start
 from tests.reliability.images import gray
 from tests.reliability.load import RESET, Connection, Report, Response, connect, post
 from tests.reliability.nginx import Nginx, running_nginx
-from tests.reliability.process import FAKE, ROOT, ServerProcess, free_port, wait_until
+from tests.reliability.process import FAKE, ServerProcess, free_port, wait_until
 from tests.reliability.report import Figures
 
 FOLDER = ROOT / "docker" / "bluegreen" / "nginx"
@@ -21,7 +22,6 @@ SECTION = "Blue/green update behind nginx"
 CLIENTS = 8
 PAUSE_S = 0.02  # of each client after a response
 RESPONSES = 200  # in each phase
-WAIT_S = 30
 
 
 @dataclass

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.constants import WAIT_S
 from tests.reliability.conftest import Start
 from tests.reliability.images import gray
 from tests.reliability.load import RESET, Response, connect, post
@@ -18,7 +19,6 @@ from tests.reliability.report import Figures
 
 SECTION = "Fault injection"
 REQUEST = post(gray(7), "image/png")
-WAIT_S = 20
 
 
 @pytest.fixture(scope="module", autouse=True)

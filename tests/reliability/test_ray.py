@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.constants import ROOT
 from tests.reliability.load import RESET, connect, post
-from tests.reliability.process import ROOT, free_port, wait_until
+from tests.reliability.process import free_port, wait_until
 
 PYTHON = ROOT / ".venv-ray" / "bin" / "python"
 PHOTO = (ROOT / "examples" / "coffee.jpg").read_bytes()

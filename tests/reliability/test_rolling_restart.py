@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.constants import ROOT
 from tests.reliability.images import gray
 from tests.reliability.load import Report, connect, post
 from tests.reliability.nginx import running_nginx
-from tests.reliability.process import FAKE, ROOT, ServerProcess, free_port
+from tests.reliability.process import FAKE, ServerProcess, free_port
 from tests.reliability.report import Figures
 
 CLIENTS = 8  # below the documented limit_conn

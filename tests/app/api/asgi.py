@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from app.api.dependencies import AppContext
 from app.serving.service import ClassificationService
-from tests.app.fake_engine import WAIT_S
+from tests.constants import WAIT_S
 
 Message = MutableMapping[str, Any]  # Any: as in the ASGI specification
 MakeApp = Callable[..., FastAPI]

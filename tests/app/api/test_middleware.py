@@ -24,7 +24,8 @@ from tests.app.api.asgi import (
     service_of,
     start,
 )
-from tests.app.fake_engine import WAIT_S, FakeEngine
+from tests.app.fake_engine import FakeEngine
+from tests.constants import WAIT_S
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ from app.serving.results import Classification, ClassifyOptions
 from app.serving.service import ClassificationService, Limits
 from app.serving.telemetry import Telemetry
 from tests.app.fake_engine import FakeEngine, as_engine
-from tests.app.serving.squares import WAIT_S
+from tests.constants import WAIT_S
 
 LIMITS = Limits(
     default_top_k=3,

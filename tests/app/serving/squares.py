@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from app.serving.batcher import BatchResult, DynamicBatcher
+from tests.constants import WAIT_S
 
-WAIT_S = 20
 TICKS = 8  # iterations of the event loop that run every task that is ready
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from app.serving.admission import Admission
 from app.serving.errors import Overloaded, Unavailable
-from tests.app.serving.squares import WAIT_S, ticks
+from tests.app.serving.squares import ticks
+from tests.constants import WAIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +25,7 @@ class Clock:
 
 
 def build(clock: Clock | None = None, **options: float) -> Admission:
-    defaults = {"max_places": 100, "max_wait_s": 1.0, "min_places": 2, "expected_rate": 0.0}
+    defaults = {"max_slots": 100, "max_wait_s": 1.0, "min_slots": 2, "expected_rate": 0.0}
     return Admission(**(defaults | options), clock=clock or Clock())  # type: ignore[arg-type]  # ints among floats
 
 
@@ -36,7 +37,7 @@ def complete(admission: Admission, clock: Clock, rate: float, duration_s: float)
 
 
 async def test_without_a_rate_only_the_number_of_places_limits() -> None:
-    admission = build(max_places=3)
+    admission = build(max_slots=3)
     with admission.admit(), admission.admit(), admission.admit():
         with pytest.raises(Overloaded), admission.admit():
             pass
@@ -54,7 +55,7 @@ async def test_the_limit_is_the_rate_times_the_longest_wait(rate: float, max_wai
 async def test_the_limit_follows_the_measured_rate_down_and_up() -> None:
     clock = Clock()
     admission = build(clock, expected_rate=50.0)
-    with admission.admit(places=10):
+    with admission.admit(slots=10):
         complete(admission, clock, 10.0, 10)
         assert admission.limit == pytest.approx(10, abs=1)
         complete(admission, clock, 80.0, 10)
@@ -63,8 +64,8 @@ async def test_the_limit_follows_the_measured_rate_down_and_up() -> None:
 
 async def test_the_limit_recovers_from_a_slow_phase_with_the_fewest_requests_that_are_always_admitted() -> None:
     clock = Clock()
-    admission = build(clock, expected_rate=50.0, min_places=3)
-    with admission.admit(places=3):
+    admission = build(clock, expected_rate=50.0, min_slots=3)
+    with admission.admit(slots=3):
         complete(admission, clock, 0.1, 200)
         assert admission.limit == 3
         complete(admission, clock, 50.0, 10)
@@ -82,14 +83,14 @@ async def test_time_in_which_the_service_is_not_busy_does_not_lower_the_rate() -
 
 
 async def test_a_permit_is_resized_completely_or_not_at_all() -> None:
-    admission = build(max_places=5)
-    with admission.admit() as permit, admission.admit():
+    admission = build(max_slots=5)
+    with admission.admit() as held_slots, admission.admit():
         with pytest.raises(Overloaded):
-            permit.resize(5)
-        assert (permit.places, admission.in_service) == (1, 2)
-        permit.resize(4)
+            held_slots.resize(5)
+        assert (held_slots.count, admission.in_service) == (1, 2)
+        held_slots.resize(4)
         assert admission.in_service == 5
-        permit.resize(0)
+        held_slots.resize(0)
         assert admission.in_service == 1
     assert admission.in_service == 0
 
@@ -98,7 +99,7 @@ async def test_a_permit_is_resized_completely_or_not_at_all() -> None:
 def test_retry_after_covers_the_queue_and_is_bounded(waiting: int, rejections: int) -> None:
     async def reject() -> float:
         admission = build(expected_rate=10.0, max_wait_s=waiting / 10)
-        with admission.admit(places=max(waiting, 2)):
+        with admission.admit(slots=max(waiting, 2)):
             for _ in range(rejections):
                 with pytest.raises(Overloaded) as caught:
                     admission.check()
@@ -111,7 +112,7 @@ def test_retry_after_covers_the_queue_and_is_bounded(waiting: int, rejections: i
 
 async def test_retries_are_spread() -> None:
     admission = build(expected_rate=10.0)
-    with admission.admit(places=10):
+    with admission.admit(slots=10):
         times = set()
         for _ in range(20):
             with pytest.raises(Overloaded) as caught:
@@ -122,7 +123,7 @@ async def test_retries_are_spread() -> None:
 
 async def test_a_closed_service_admits_nothing() -> None:
     admission = build()
-    admission.closed = "shutdown 7"
+    admission.closed_reason = "shutdown 7"
     with pytest.raises(Unavailable, match="shutdown 7"), admission.admit():
         pass
     assert admission.requests == 0
@@ -130,8 +131,8 @@ async def test_a_closed_service_admits_nothing() -> None:
 
 async def test_waiting_until_idle_covers_requests_that_hold_no_place() -> None:
     admission = build()
-    with admission.admit() as permit:
-        permit.resize(0)
+    with admission.admit() as held_slots:
+        held_slots.resize(0)
         idle = asyncio.create_task(admission.wait_until_idle())
         await ticks()
         assert not idle.done()

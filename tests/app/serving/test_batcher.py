@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.serving.errors import Unavailable
-from tests.app.serving.squares import WAIT_S, Batcher, Squares, running, submit, ticks
+from tests.app.serving.squares import Batcher, Squares, running, submit, ticks
 from tests.app.types import Until
+from tests.constants import WAIT_S
 
 pytestmark = pytest.mark.anyio
 

@@ -14,9 +14,10 @@ import pytest
 from app.serving.decode_pool import DecodePool
 from app.serving.errors import Unavailable
 from model.errors import InvalidImage
-from model.preprocess import Pixels
-from tests.app.serving.squares import WAIT_S, ticks
+from model.images.transform import Pixels
+from tests.app.serving.squares import ticks
 from tests.app.types import Until
+from tests.constants import WAIT_S
 
 pytestmark = pytest.mark.anyio
 

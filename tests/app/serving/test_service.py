@@ -13,12 +13,13 @@ from app.serving.errors import InvalidParameter, Overloaded, Unavailable
 from app.serving.results import Classification
 from app.serving.service import stall_after_s
 from model.errors import DeviceLost, EngineError, ImageTooLarge, InvalidImage, UnsupportedFormat
-from model.preprocess import Pixels
+from model.images.transform import Pixels
 from tests.app.fake_engine import FakeEngine, as_engine
 from tests.app.serving.services import LIMITS, classify, started
-from tests.app.serving.squares import WAIT_S, ticks
+from tests.app.serving.squares import ticks
 from tests.app.types import Grey, Until
 from tests.conftest import Encode, MakePhoto
+from tests.constants import WAIT_S
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,9 @@ import pytest
 from app.serving.errors import Unavailable
 from tests.app.fake_engine import FakeEngine
 from tests.app.serving.services import classify, started
-from tests.app.serving.squares import WAIT_S, Squares, running, submit, ticks
+from tests.app.serving.squares import Squares, running, submit, ticks
 from tests.app.types import Grey, Until
+from tests.constants import WAIT_S
 
 pytestmark = pytest.mark.anyio
 

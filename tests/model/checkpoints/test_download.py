@@ -18,10 +18,10 @@ from filelock import FileLock
 
 from model.checkpoints.download import default_cache_dir, digest_file, fetch, sha256_of
 from model.errors import DownloadError
+from tests.constants import WAIT_S
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 DIGEST = hashlib.sha256(BODY).hexdigest()
-WAIT_S = 10.0
 LOGGER = "model.checkpoints.download"
 
 

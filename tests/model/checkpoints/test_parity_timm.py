@@ -16,12 +16,12 @@ from timm.models.convnext import ConvNeXt as TimmConvNeXt
 from torch import nn
 
 from model import load_model
-from model.checkpoints.key_maps import FAMILIES, infer_config
+from model.checkpoints.families import FAMILIES, infer_config
 from model.convnext import ConvNeXtConfig
 from model.errors import CheckpointError, CheckpointMismatch
-from model.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from model.images.transform import IMAGENET_MEAN, IMAGENET_STD
 from tests.model.conftest import attenuate, largest_difference, randomize
-from tests.model.pixels import assert_close_to_pillow
+from tests.model.images.pixels import assert_close_to_pillow
 
 TOLERANCE = 1e-4
 Arguments = dict[str, Any]  # Any: arguments of different types

@@ -9,7 +9,7 @@ from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.convnext import ConvNeXt as TorchvisionConvNeXt
 
 from model import load_model
-from model.checkpoints.key_maps import canonical_state_dict, detect_family, infer_config
+from model.checkpoints.families import canonical_state_dict, detect_family, infer_config
 from model.convnext import ConvNeXt, config_for
 from tests.model.conftest import largest_difference, randomize
 

@@ -24,9 +24,9 @@ from transformers.models.convnext.image_processing_pil_convnext import ConvNextI
 from model import load_model
 from model.checkpoints.hf_folder import read_card
 from model.errors import CheckpointError, CheckpointMismatch
-from model.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from model.images.transform import IMAGENET_MEAN, IMAGENET_STD
 from tests.model.conftest import attenuate, largest_difference, randomize
-from tests.model.pixels import assert_close_to_pillow
+from tests.model.images.pixels import assert_close_to_pillow
 
 TOLERANCE = 1e-4
 CLASSES: dict[int, Any] = {  # Any: transformers is not fully typed

@@ -7,8 +7,8 @@ import torch
 from torchvision.models import get_weight
 
 from model import DEFAULT_MODEL
+from model.checkpoints.families import detect_family, infer_config
 from model.checkpoints.hf_folder import timm_transform
-from model.checkpoints.key_maps import detect_family, infer_config
 from model.checkpoints.registry import (
     WeightsEntry,
     fetch_weights,
@@ -18,8 +18,8 @@ from model.checkpoints.registry import (
 )
 from model.convnext import config_for
 from model.errors import DownloadError
+from model.images.transform import Transform
 from model.labels import label_sets
-from model.preprocess import Transform
 
 ENTRIES = registered_weights()
 SHA256_OF_ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -13,14 +13,13 @@ from torchvision.models.convnext import ConvNeXt as TorchvisionConvNeXt
 
 from model import LoadedModel, load_model
 from model.errors import DeviceLost, EngineError
+from model.images.transform import Pixels
 from model.inference.engine import InferenceEngine, RuntimeName, plan_batches
-from model.preprocess import Pixels
 from tests.model.conftest import randomize
 from tests.model.inference.conftest import EngineOn
 from tests.model.inference.fake_runtime import FakeRuntime
 
 RUNTIMES: tuple[RuntimeName, ...] = ("torch", "openvino")
-WAIT_S = 20
 Images = Callable[..., list[Pixels]]
 
 

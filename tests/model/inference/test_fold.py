@@ -11,7 +11,7 @@ from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.convnext import ConvNeXt as TorchvisionConvNeXt
 
 from model import Transform, load_model
-from model.checkpoints.key_maps import canonical_state_dict, detect_family
+from model.checkpoints.families import canonical_state_dict, detect_family
 from model.convnext import Block, ChannelNorm, ConvNeXt, ConvNeXtConfig, config_for
 from model.inference.fold import Normalize, fold
 from tests.model.conftest import randomize

@@ -11,9 +11,9 @@ import torch
 from model import Transform
 from model.convnext import ConvNeXt, ConvNeXtConfig
 from model.errors import EngineError
+from model.images.transform import Pixels
 from model.inference.fold import fold
 from model.inference.openvino_runtime import OpenVinoRuntime, build_graph
-from model.preprocess import Pixels
 from tests.model.conftest import randomize
 from tests.model.kinds import KINDS
 

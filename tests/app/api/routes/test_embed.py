@@ -13,8 +13,8 @@ import torch
 from app.main import create_app
 from app.settings import Settings
 from model.checkpoints.load import load_model
+from model.images.transform import preprocess
 from model.inference.engine import InferenceEngine
-from model.preprocess import preprocess
 from tests.app.types import CheckProblem, Connect, Grey
 from tests.conftest import Encode, MakePhoto
 

@@ -7,7 +7,8 @@ import pytest
 
 from model.errors import DeviceLost, EngineError
 from tests.app.api.asgi import PNG, Connect, Grey, MakeApp, Until, Upload, context_of, service_of, start
-from tests.app.fake_engine import WAIT_S, FakeEngine
+from tests.app.fake_engine import FakeEngine
+from tests.constants import WAIT_S
 
 pytestmark = pytest.mark.anyio
 

@@ -1,0 +1,28 @@
+"""Adapters for the request formats of other servers and platforms, over the same service; each is off by default."""
+
+from collections.abc import Collection
+
+from fastapi import APIRouter, Depends, FastAPI
+
+from app.api.dependencies import require_key
+from app.api.formats import huggingface, kserve_v1, open_inference, sagemaker, vertex
+from app.api.formats.vertex import VertexRoutes
+from app.platforms import RequestFormat
+
+
+def include_formats(
+    app: FastAPI, protocols: Collection[RequestFormat], vertex_routes: VertexRoutes, *, require_keys: bool
+) -> None:
+    """Adds the routes of ``protocols``; with ``require_keys``, all but the health checks need an API key."""
+    routers: dict[RequestFormat, tuple[APIRouter, APIRouter]] = {
+        "open_inference": (open_inference.health, open_inference.router),
+        "kserve": (kserve_v1.health, kserve_v1.router),
+        "sagemaker": (sagemaker.health, sagemaker.router),
+        "vertex": vertex.build_routers(vertex_routes),
+        "huggingface": (APIRouter(), huggingface.router),
+    }
+    guards = [Depends(require_key)] if require_keys else []
+    for name in sorted(protocols):
+        health, predictions = routers[name]
+        app.include_router(health)
+        app.include_router(predictions, dependencies=guards)

@@ -1,0 +1,48 @@
+"""Hugging Face Inference Endpoints: the task image-classification.
+
+Contract: Hugging Face "Inference Providers" API specification of the task image classification: ``POST /`` with
+``{"inputs": "<base64>", "parameters": {"top_k": …, "function_to_apply": …}}`` or the image itself.
+"""
+
+from typing import Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+
+from app.api.dependencies import ContextDep, ServiceDep
+from app.api.encodings import decode_base64, parse_json
+from app.api.formats.common import ErrorRoute, Json, classify_images, parse
+from app.api.uploads import BodyReader
+from app.serving.results import ClassifyOptions
+
+router = APIRouter(tags=["Hugging Face"], route_class=ErrorRoute)
+
+
+class Parameters(BaseModel):
+    """The parameters of the task; unknown ones are ignored, as by the reference implementation."""
+
+    top_k: int | None = Field(None, ge=1)
+    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
+
+
+class Body(BaseModel):
+    """The JSON body."""
+
+    inputs: str
+    parameters: Parameters | None = None
+
+
+@router.post("/", summary="Classify an image")
+async def classify(request: Request, context: ContextDep, service: ServiceDep) -> list[Json]:
+    """Returns labels and scores, highest first."""
+
+    async def read(reader: BodyReader) -> tuple[list[bytes], ClassifyOptions]:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return [await reader.image()], ClassifyOptions()
+        body = parse(Body, parse_json(await reader.body()))
+        parameters = body.parameters or Parameters()
+        options = ClassifyOptions(parameters.top_k, function=parameters.function_to_apply or "softmax")
+        return [await decode_base64(body.inputs)], options
+
+    [result] = await classify_images(request, context, service, read)
+    return [{"label": item.label, "score": item.probability} for item in result.predictions]

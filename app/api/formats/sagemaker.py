@@ -1,0 +1,49 @@
+"""Amazon SageMaker AI real-time endpoints.
+
+Contract: SageMaker AI Developer Guide, "Use Your Own Inference Code with Hosting Services": the image runs with the
+argument ``serve``, listens on port 8080, responds to ``GET /ping`` within 2 s and to ``POST /invocations``.
+"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app.api.dependencies import ContextDep, ServiceDep
+from app.api.formats.common import Json
+from app.api.intake import receive, timing_headers
+from app.api.problems import PREDICTION_ERRORS, openapi_responses
+from app.api.routes.predict import PredictQuery, prediction_rows
+from app.api.schemas import PredictResponse
+from app.api.uploads import BodyReader
+
+health = APIRouter(tags=["SageMaker"])
+router = APIRouter(tags=["SageMaker"])
+
+
+@health.get("/ping", summary="Readiness")
+async def ping(response: Response, context: ContextDep) -> Json:
+    """200 only if the service accepts predictions, else 503."""
+    status = context.service.status if context.service is not None else "starting"
+    if status != "ready":
+        response.status_code = 503
+    return {"status": status}
+
+
+@router.post("/invocations", response_model=PredictResponse, responses=openapi_responses(*PREDICTION_ERRORS))
+async def invocations(
+    request: Request,
+    response: Response,
+    context: ContextDep,
+    service: ServiceDep,
+    query: Annotated[PredictQuery, Query()],
+) -> Json:
+    """Classifies one image, in the forms that `/predict` accepts; `application/x-image` is one of them."""
+
+    async def read(reader: BodyReader) -> bytes:
+        is_image = request.headers.get("content-type", "") == "application/x-image"
+        return await (reader.body() if is_image else reader.image())
+
+    async with receive(request, context, service, read) as image:
+        result = await service.classify(image, query.options())
+    response.headers.update(timing_headers(result.timings))
+    return {"model": service.engine.model.name, "predictions": prediction_rows(result)}

@@ -1,0 +1,44 @@
+"""Vertex AI custom containers for prediction.
+
+Contract: Google Cloud documentation, "Custom container requirements for inference": port AIP_HTTP_PORT, health check
+at AIP_HEALTH_ROUTE, predictions at AIP_PREDICT_ROUTE with ``{"instances": […], "parameters": …}``.
+"""
+
+from dataclasses import dataclass
+
+from fastapi import APIRouter, HTTPException, Request
+
+from app.api.dependencies import ContextDep, ServiceDep
+from app.api.formats.common import ErrorRoute, Json, classify_images
+from app.api.formats.kserve_v1 import read_instances
+from app.api.routes.predict import prediction_rows
+
+
+@dataclass(frozen=True)
+class VertexRoutes:
+    """The paths that Vertex AI calls."""
+
+    health: str
+    predict: str
+
+
+def build_routers(routes: VertexRoutes) -> tuple[APIRouter, APIRouter]:
+    """The routers of the health check and of predictions."""
+    health = APIRouter(tags=["Vertex AI"], route_class=ErrorRoute)
+    router = APIRouter(tags=["Vertex AI"], route_class=ErrorRoute)
+    health.get(routes.health, summary="Readiness", name="vertex_health")(_ready)
+    router.post(routes.predict, summary="Classify images", name="vertex_predict")(_predict)
+    return health, router
+
+
+async def _ready(service: ServiceDep) -> Json:
+    """200 only if the service accepts predictions, else 503."""
+    if service.status != "ready":
+        raise HTTPException(503, f"The service is {service.status}.")
+    return {"status": service.status}
+
+
+async def _predict(request: Request, context: ContextDep, service: ServiceDep) -> Json:
+    """One list of classes per instance, ``{"b64": "…"}``; ``parameters`` may have ``top_k`` and ``min_probability``."""
+    results = await classify_images(request, context, service, read_instances)
+    return {"predictions": [prediction_rows(result) for result in results]}

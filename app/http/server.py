@@ -1,0 +1,149 @@
+"""Server: uvicorn, with a drain between the signal and the shutdown."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import cast
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.api.dependencies import AppContext
+from app.api.early_rejection import EarlyRejection
+from app.http.connections import ConnectionMonitor
+from app.http.protocol import Protocol
+
+logger = logging.getLogger(__name__)
+
+_THREAD_TIMEOUT_S = 1.0
+_SWITCH_INTERVAL_S = 0.0005  # the default of 5 ms keeps the event loop waiting for decode threads, and these for it
+_LINGER_S = 1.0
+_OTHER_FILES = 200  # file descriptors for everything that is not a connection
+
+
+class Server(uvicorn.Server):
+    """Drains on SIGTERM or SIGINT: readiness fails at once, the port stays open, accepted requests are completed.
+
+    After that, or after ``grace_s`` seconds, it shuts down and ``run`` returns; a second signal does so at once.
+    """
+
+    def __init__(self, app: FastAPI, *, grace_s: float, max_connections: int, root_path: str = "") -> None:
+        config = uvicorn.Config(
+            app,
+            http=cast(type[Protocol], partial(Protocol, reject_early=EarlyRejection(app.state.context))),
+            limit_concurrency=max_connections + 1,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            root_path=root_path,
+            timeout_graceful_shutdown=1,
+        )
+        super().__init__(config)
+        self._context: AppContext = app.state.context
+        self._grace_s = grace_s
+        self._drain_task: asyncio.Task[None] | None = None
+
+    async def main_loop(self) -> None:
+        """Serves until the drain has ended."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        connections = cast(set[Protocol], self.server_state.connections)  # every one is of the class in the config
+        monitor = ConnectionMonitor(connections, self._context.request_timeout_s)
+        task = asyncio.create_task(monitor.run(), name="connection monitor")
+        try:
+            await super().main_loop()
+        finally:
+            task.cancel()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handles signals in the event loop; unlike uvicorn, does not raise them again, so the exit code is 0."""
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        for number in numbers:
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._drain_task is not None:
+            self.should_exit = self.force_exit = True
+            return
+        logger.info("%s: draining", number.name)
+        self._drain_task = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        if self._context.service is not None:
+            await self._context.service.drain(self._grace_s)
+        await self._linger()
+        self.should_exit = True
+
+    async def _linger(self) -> None:
+        """Lets clients that keep connections open learn from a last response (``Connection: close``) to leave."""
+        deadline = time.monotonic() + _LINGER_S
+        while self.server_state.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - uvicorn has no event
+            await asyncio.sleep(0.02)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to an address, not yet listening. Raises ``OSError`` if the address is not available."""
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def serve(app: FastAPI, listener: socket.socket, *, grace_s: float, max_connections: int, root_path: str = "") -> None:
+    """Serves ``app`` on a bound socket until a signal ends it."""
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    gc.collect()
+    gc.freeze()  # what has been loaded stays, and a collection of all of it would stop every request for 0.1 s
+    before = set(threading.enumerate())
+    max_connections = allow_connections(max_connections)
+    Server(app, grace_s=grace_s, max_connections=max_connections, root_path=root_path).run(sockets=[listener])
+    _join({thread for thread in threading.enumerate() if thread not in before and not thread.daemon})
+
+
+def allow_connections(wanted: int) -> int:
+    """Raises the limit of open files for ``wanted`` connections; returns how many the system permits."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    permitted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (permitted, hard))
+    if permitted < needed:
+        wanted = max(1, permitted - _OTHER_FILES)
+        logger.warning("max_connections lowered to %d: the limit of open files is %d", wanted, hard)
+    return wanted
+
+
+def _join(threads: set[threading.Thread]) -> None:
+    """Waits for threads that have been told to stop, but not without limit, as the interpreter would at exit."""
+    deadline = time.monotonic() + _THREAD_TIMEOUT_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    stuck = sorted(thread.name for thread in threads if thread.is_alive())
+    if stuck:
+        logger.critical("exiting although %s did not stop", ", ".join(stuck))
+        logging.shutdown()
+        os._exit(0)

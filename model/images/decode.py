@@ -1,0 +1,210 @@
+"""Encoded bytes to upright RGB pixels: JPEG through libjpeg-turbo in one call, everything else through Pillow."""
+
+import io
+import logging
+import warnings
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from model.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedFormat
+from model.images.libtiff import silence_libtiff
+from model.images.limits import check_structure, check_tiles, read_orientation
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+Pixels = npt.NDArray[np.uint8]
+
+_WHITE_IS_ZERO = 0  # TIFF's PhotometricInterpretation
+_RGB_COLOR_SPACES = ("YCbCr", "Gray", "RGB")  # those that libjpeg converts
+_SCALES = (8, 4, 2)  # at which libjpeg decodes fewer pixels
+_ALLOCATION_BYTES_PER_PIXEL = 8
+_HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
+
+
+@cache
+def load_decoders() -> None:
+    """Imports Pillow's decoders, and silences what they would print about each broken file."""
+    Image.init()
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    silence_libtiff()
+
+
+class EncodedImage:
+    """An encoded image whose header has been read and whose format, structure and size have been checked.
+
+    Raises ``UnsupportedFormat``, ``InvalidImage`` or ``ImageTooLarge``.
+    """
+
+    def __init__(self, data: bytes, max_image_pixels: int) -> None:
+        self._data = data
+        self._max_image_pixels = max_image_pixels
+        self._formats = _sniff(data)
+        self._jpeg_exif = check_structure(data)
+        size = _read_jpeg_size(data) if self._formats == ("JPEG",) else None
+        self._image: ImageFile.ImageFile | None = None  # opened only where libjpeg-turbo does not decode it in one call
+        if size is not None:
+            self._check_size(size)
+        else:
+            self._image = self._open()
+            size = self._image.size
+        self.size = size  # width, height
+
+    def decode(self, shorter_side: int | None = None) -> Pixels:
+        """Upright RGB pixels ``(H, W, 3)`` uint8; a JPEG may be reduced, its shorter side never below ``shorter_side``.
+
+        The first frame of an animation counts, and transparency is laid over white. Raises ``InvalidImage``, or
+        ``MemoryError`` if there is not enough memory.
+        """
+        try:
+            if self._image is not None:
+                return _load(self._image)
+            width, height = self.size
+            scale = next((s for s in _SCALES if shorter_side is not None and min(self.size) >= s * shorter_side), 1)
+            pixels = _decode_jpeg(self._data, -(-width // scale), -(-height // scale))
+            if pixels is not None:
+                return _upright(pixels, read_orientation(self._jpeg_exif))
+            image = self._open()
+            image.draft(None, (width // scale, height // scale))
+            return _load(image)
+        except (ModelError, MemoryError):
+            raise
+        except Exception as error:  # Pillow's decoders raise errors of any kind on hostile bytes
+            _check_memory(self.size[0] * self.size[1])
+            raise self._invalid(error) from error
+
+    def _open(self) -> ImageFile.ImageFile:
+        """The image in Pillow, with its header read."""
+        try:
+            image: ImageFile.ImageFile = Image.open(io.BytesIO(self._data), formats=self._formats)
+        except Image.DecompressionBombError as error:
+            raise ImageTooLarge(f"The image has more pixels than the limit of {self._max_image_pixels}.") from error
+        except UnidentifiedImageError as error:
+            raise InvalidImage(f"The header of the {self._formats[0]} image is broken or truncated.") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow raises errors of any kind on hostile bytes
+            _check_memory(self._max_image_pixels)
+            raise self._invalid(error) from error
+        self._check_size(image.size)
+        if image.format == "TIFF":
+            check_tiles(dict(image.tag_v2), image.size, self._max_image_pixels)  # type: ignore[attr-defined]  # TIFF's
+        return image
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        if size[0] * size[1] > self._max_image_pixels:
+            raise ImageTooLarge(
+                f"The image has {size[0]}×{size[1]} pixels; the limit is {self._max_image_pixels} in total."
+            )
+
+    def _invalid(self, error: Exception) -> InvalidImage:
+        return InvalidImage(f"The {self._formats[0]} image cannot be decoded: {str(error) or type(error).__name__}")
+
+
+def _read_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG that libjpeg-turbo can decode to RGB, else None."""
+    try:
+        height, width, color_space, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return (int(width), int(height)) if color_space in _RGB_COLOR_SPACES else None
+
+
+def _decode_jpeg(data: bytes, min_width: int, min_height: int) -> Pixels | None:
+    """None where libjpeg-turbo reports anything unusual; Pillow then decides whether the image is usable."""
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=min_height, min_width=min_width)
+    except ValueError:
+        return None
+    return pixels
+
+
+def _load(image: ImageFile.ImageFile) -> Pixels:
+    """What Pillow decodes."""
+    image.load()
+    return _upright(np.array(to_rgb(image)), _read_orientation(image))
+
+
+def _read_orientation(image: ImageFile.ImageFile) -> int:
+    if image.format == "TIFF":
+        orientation = image.tag_v2.get(0x0112, 1)  # type: ignore[attr-defined]  # only TIFF images have tags
+        return orientation if orientation in range(1, 9) else 1
+    exif = image.info.get("exif")
+    return read_orientation(exif) if isinstance(exif, bytes) else 1
+
+
+def is_image(data: bytes) -> bool:
+    """Whether ``data`` begins like an image of an accepted format."""
+    try:
+        _sniff(data)
+    except UnsupportedFormat:
+        return False
+    return True
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """``image`` in mode RGB: transparency over white, 16-bit grayscale scaled to 8; ``InvalidImage`` for mode F."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F":
+        raise InvalidImage("Floating-point images are not accepted: their white level is unknown.")
+    if image.mode.startswith("I"):  # 16 bits, held in 16 or 32
+        return _grayscale_to_rgb(image)
+    return _over_white(image).convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    try:
+        if not image.has_transparency_data:
+            return image
+        image = image.convert("RGBA")
+    except (AssertionError, ValueError):  # no palette, or the transparent color is not in it: there is no transparency
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
+def _grayscale_to_rgb(image: Image.Image) -> Image.Image:
+    gray = np.asarray(image).clip(0, 65535)
+    if "transparency" in image.info:
+        gray = np.where(gray == image.info["transparency"], 65535, gray)
+    if image.format == "TIFF" and image.tag_v2.get(262) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]  # TIFF's
+        gray = 65535 - gray
+    return Image.fromarray((gray // 257).astype(np.uint8)).convert("RGB")
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Turns pixels as EXIF's orientation 1…8 says; a view of ``pixels``."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _sniff(data: bytes) -> tuple[str, ...]:
+    """The accepted formats whose signature ``data`` begins with; no decoder of another format is ever tried."""
+    load_decoders()
+    prefix = data[:16]
+    accepted = tuple(name for name in FORMATS if name in Image.OPEN and _has_signature(name, prefix))
+    if not data:
+        raise UnsupportedFormat("The file is empty.")
+    if not accepted and prefix[4:12] in _HEIC:
+        raise UnsupportedFormat("HEIC images are not supported; convert the photo to JPEG first.")
+    if not accepted:
+        raise UnsupportedFormat(f"The file is in none of the accepted image formats: {', '.join(FORMATS)}.")
+    return accepted
+
+
+def _has_signature(name: str, prefix: bytes) -> bool:
+    accept = Image.OPEN[name][1]
+    return accept is not None and accept(prefix) is True
+
+
+def _check_memory(image_pixels: int) -> None:
+    """Raises ``MemoryError`` if a decoder may have failed for lack of memory; some report that as a broken image."""
+    np.empty(image_pixels * _ALLOCATION_BYTES_PER_PIXEL, np.uint8)

@@ -1,0 +1,41 @@
+"""``slow_server GRACE_S``: a server whose fake engine holds every batch until standard input is closed."""
+
+import sys
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from app.http.server import bind, serve
+from app.logs import configure_logging
+from app.main import create_app
+from app.settings import Settings
+from model.images.transform import Pixels
+from tests.app.fake_engine import FakeEngine, as_engine
+
+
+class HeldEngine(FakeEngine):
+    """Prints a line when a batch starts, and completes no batch before standard input is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate.clear()
+        threading.Thread(target=self._open_at_end_of_input, daemon=True).start()
+
+    def predict(self, images: Sequence[Pixels], *, idle: bool = False) -> npt.NDArray[np.float32]:
+        """As ``FakeEngine``."""
+        print("running", flush=True)  # noqa: T201 - read by the test
+        return super().predict(images)
+
+    def _open_at_end_of_input(self) -> None:
+        sys.stdin.read()
+        self.gate.set()
+
+
+if __name__ == "__main__":
+    configure_logging("text", "info", sys.stderr)
+    settings = Settings(decode_threads=1, shutdown_grace_s=float(sys.argv[1]))
+    with bind("127.0.0.1", 0) as listener:
+        app = create_app(settings, as_engine(HeldEngine()))
+        serve(app, listener, grace_s=settings.shutdown_grace_s, max_connections=100)

@@ -1,0 +1,137 @@
+"""Limits of connections: clients that are slow, send too much or do not read, and too many of them."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from app.http.protocol import MAX_HEADER_BYTES
+from tests.app.http.raw_connections import (
+    REQUEST,
+    read_response,
+    read_until_closed,
+    respond,
+    serving,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("sent", [b"", b"GE", b"GET / HTTP/1.1\r\nHost: loc", REQUEST[:-2]])
+async def test_headers_that_do_not_arrive_in_time_get_a_408(sent: bytes) -> None:
+    async with serving(timeout_s=0.1) as connect:
+        reader, writer = await connect()
+        writer.write(sent)
+        status, body = await read_response(reader)
+        assert (status, json.loads(body)["type"]) == (408, "invalid-request")
+        assert await read_until_closed(reader) == b""
+
+
+async def test_the_second_request_of_a_connection_has_a_deadline_too() -> None:
+    async with serving(timeout_s=0.1) as connect:
+        reader, writer = await connect()
+        writer.write(REQUEST)
+        assert await read_response(reader) == (200, b"0")
+        writer.write(REQUEST[:10])
+        assert (await read_response(reader))[0] == 408
+
+
+async def test_the_rest_of_a_body_has_a_deadline_after_the_response() -> None:
+    async def respond_early(_scope: Any, _receive: Any, send: Any) -> None:  # Any: ASGI
+        await respond(send, b"early")
+
+    async with serving(respond_early, timeout_s=0.1) as connect:
+        reader, writer = await connect()
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n123")
+        assert await read_response(reader) == (200, b"early")
+        assert await read_until_closed(reader) == b""
+
+
+async def test_the_deadline_of_connections_does_not_apply_to_a_request_in_progress() -> None:
+    started, gate = asyncio.Event(), asyncio.Event()
+
+    async def held(_scope: Any, _receive: Any, send: Any) -> None:  # Any: ASGI
+        started.set()
+        await gate.wait()
+        await respond(send, b"held")
+
+    async with serving(held, timeout_s=0.05) as connect:
+        reader, writer = await connect()
+        writer.write(REQUEST)
+        await started.wait()
+        idle_reader, _ = await connect()
+        assert (await read_response(idle_reader))[0] == 408  # the deadline of both connections has passed
+        gate.set()
+        assert await read_response(reader) == (200, b"held")
+
+
+@pytest.mark.parametrize("start", [b"GET /", b"GET / HTTP/1.1\r\nHost: a\r\nX: ", b"GET / HTTP/1.1\r\nHost: a\r\n"])
+async def test_headers_over_the_limit_get_a_431(start: bytes) -> None:
+    endless = b"a: b\r\n" if start.endswith(b"\n") else b"aaaaaa"
+    async with serving() as connect:
+        reader, writer = await connect()
+        writer.write(start + endless * (MAX_HEADER_BYTES // len(endless) + 1))
+        status, body = await read_response(reader)
+        assert (status, json.loads(body)["status"]) == (431, 431)
+        assert await read_until_closed(reader) == b""
+
+
+async def test_trailers_over_the_limit_get_a_431() -> None:
+    async with serving() as connect:
+        reader, writer = await connect()
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n")
+        writer.write(b"trailer: x\r\n" * (2 * MAX_HEADER_BYTES // 12))
+        assert (await read_response(reader))[0] == 431
+        assert await read_until_closed(reader) == b""
+
+
+async def test_large_headers_and_a_larger_body_are_accepted() -> None:
+    body = b"x" * (4 * MAX_HEADER_BYTES)
+    headers = b"POST / HTTP/1.1\r\nHost: a\r\nX: %s\r\nContent-Length: %d\r\n\r\n" % (b"a" * 60_000, len(body))
+    async with serving() as connect:
+        reader, writer = await connect()
+        for _ in range(2):
+            writer.write(headers + body)
+            assert await read_response(reader) == (200, b"%d" % len(body))
+
+
+async def test_a_client_that_does_not_read_is_disconnected() -> None:
+    ended = asyncio.Event()
+
+    async def large(_scope: Any, _receive: Any, send: Any) -> None:  # Any: ASGI
+        headers = [(b"content-length", b"%d" % (64 << 20))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for _ in range(64):
+            await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+        ended.set()
+
+    async with serving(large, timeout_s=0.2) as connect:
+        reader, writer = await connect()
+        writer.write(REQUEST)
+        await ended.wait()  # the application can send everything once the connection is closed
+        assert len(await read_until_closed(reader)) < 64 << 20
+
+
+async def test_connections_over_the_limit_get_a_503_until_others_are_closed() -> None:
+    async with serving(max_connections=2) as connect:
+        first, second = await connect(), await connect()
+        for reader, writer in (first, second):
+            writer.write(REQUEST)
+            assert await read_response(reader) == (200, b"0")
+        reader, _ = await connect()
+        headers = await reader.readuntil(b"\r\n\r\n")
+        assert headers.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: 5\r\n" in headers
+        assert json.loads(await read_until_closed(reader))["type"] == "overloaded"
+        first[1].close()
+        await first[1].wait_closed()
+        while True:
+            reader, writer = await connect()
+            writer.write(REQUEST)
+            try:
+                status, _ = await read_response(reader)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                continue
+            if status == 200:
+                break

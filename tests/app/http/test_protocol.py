@@ -1,0 +1,289 @@
+"""HTTP/1.1 as RFC 9112 defines it: what is rejected, pipelined requests, and upgrades that are declined."""
+
+import asyncio
+import gc
+import json
+from typing import Any
+
+import h11
+import pytest
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from app.http.protocol import Protocol
+from tests.app.http.raw_connections import (
+    ASGI,
+    REQUEST,
+    echo_length,
+    read_response,
+    read_until_closed,
+    respond,
+    serving,
+)
+
+pytestmark = pytest.mark.anyio
+
+POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
+READ_BYTES = 256 * 1024  # at most, at once
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+
+
+class Held:
+    """An application whose responses wait for ``gate``."""
+
+    def __init__(self) -> None:
+        self.started, self.gate, self.ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI
+        self.started.set()
+        await self.gate.wait()
+        await echo_length(scope, receive, send)
+        self.ended.set()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"hello\r\n\r\n", id="text"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", id="TLS"),
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="no Host"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", id="two Hosts"),
+        pytest.param(b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", id="HTTP/2.0"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="HTTP/2"),
+        pytest.param(b"GET /\r\n\r\n", id="HTTP/0.9"),
+        pytest.param(b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", id="CONNECT"),
+        pytest.param(b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", id="path"),
+        pytest.param(b"GET http://a HTTP/1.1\r\nHost: a\r\n\r\n", id="no path"),
+        pytest.param(b"GET http://a:99999/ HTTP/1.1\r\nHost: a\r\n\r\n", id="port"),
+        pytest.param(b"GET http://a HTTP/1.1\r\nHost: a\r\n" + UPGRADE + b"\r\n", id="no path, with an upgrade"),
+        pytest.param(b"DESCRIBE / RTSP/1.0\r\nHost: a\r\n" + UPGRADE + b"\r\n", id="RTSP"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nX : b\r\n\r\n", id="space before the colon"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n", id="null byte"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nX: a\rY: b\r\n\r\n", id="CR without LF"),
+        pytest.param(b"POST / HTTP/1.1\nHost: a\nContent-Length: 1\n\na", id="LF without CR"),
+        pytest.param(POST + b"X: a\r\n b\r\n\r\n", id="folded header"),
+        pytest.param(POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", id="two lengths"),
+        pytest.param(POST + b"Content-Length: +1\r\n\r\na", id="length with a sign"),
+        pytest.param(POST + b"Content-Length: 99999999999999999999\r\n\r\na", id="length of more than 64 bits"),
+        pytest.param(POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", id="both"),
+        pytest.param(
+            POST + b"Transfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n", id="both, chunked first"
+        ),
+        pytest.param(POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", id="gzip"),
+        pytest.param(
+            POST + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", id="two codings"
+        ),
+        pytest.param(POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", id="identity"),
+        pytest.param(POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", id="vertical tab"),
+        pytest.param(CHUNKED + b"not a chunk\r\n", id="chunk"),
+        pytest.param(CHUNKED + b"1\r\na\r\n0\r\nConnection: close\r\n\r\n", id="Connection as a trailer"),
+        pytest.param(CHUNKED + b"0x1\r\na\r\n0\r\n\r\n", id="chunk size 0x1"),
+        pytest.param(CHUNKED + b"1 \r\na\r\n0\r\n\r\n", id="space after the chunk size"),
+        pytest.param(CHUNKED + b"1\r\nab\r\n0\r\n\r\n", id="chunk longer than its size"),
+        pytest.param(CHUNKED + b"fffffffffffffffff\r\na\r\n0\r\n\r\n", id="chunk size of more than 64 bits"),
+    ],
+)
+async def test_invalid_and_ambiguous_requests_get_a_400(sent: bytes) -> None:
+    """h11's client parses the response."""
+    async with serving() as connect:
+        reader, writer = await connect()
+        writer.write(sent)
+        client = h11.Connection(h11.CLIENT)
+        client.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
+        client.send(h11.EndOfMessage())
+        client.receive_data(await read_until_closed(reader))
+        client.receive_data(b"")
+        response, body, end = client.next_event(), client.next_event(), client.next_event()
+        assert isinstance(response, h11.Response)
+        assert isinstance(body, h11.Data)
+        assert (response.status_code, json.loads(body.data)["type"]) == (400, "invalid-request")
+        assert isinstance(end, h11.EndOfMessage)
+        assert isinstance(client.next_event(), h11.ConnectionClosed)
+
+
+async def echo_headers(scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI
+    while (await receive())["more_body"]:
+        pass
+    await respond(send, b",".join(b"%s=%s" % header for header in scope["headers"]))
+
+
+async def test_trailers_are_not_headers() -> None:
+    async with serving(echo_headers) as connect:
+        reader, writer = await connect()
+        for _ in range(2):
+            writer.write(CHUNKED + b"1\r\na\r\n0\r\nAuthorization: Bearer secret\r\n\r\n")
+            assert await read_response(reader) == (200, b"host=a,transfer-encoding=chunked")
+
+
+async def test_whitespace_around_values_is_not_part_of_them() -> None:
+    async with serving(echo_headers) as connect:
+        reader, writer = await connect()
+        writer.write(b"POST / HTTP/1.1\r\nHost:\ta \r\nContent-Length: 1 \t\r\nX: a b \r\n\r\nx")
+        assert await read_response(reader) == (200, b"host=a,content-length=1,x=a b")
+
+
+@pytest.mark.parametrize(("version", "asks"), [(b"1.0", False), (b"1.1", True)])
+async def test_only_http_1_1_is_asked_to_continue(version: bytes, asks: bool) -> None:
+    async with serving() as connect:
+        reader, writer = await connect()
+        writer.write(b"POST / HTTP/" + version + b"\r\nHost: a\r\nExpect: 100-continue \r\nContent-Length: 1\r\n\r\n")
+        if asks:
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"x")
+        assert await read_response(reader) == (200, b"1")
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize(
+    "body", [b"Content-Length: 5\r\n\r\nabcde", b"Transfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n"]
+)
+async def test_an_upgrade_to_http2_is_declined_and_the_body_is_read(version: bytes, body: bytes) -> None:
+    request = b"POST / HTTP/" + version + b"\r\nHost: a\r\n" + UPGRADE + body
+    async with serving() as connect:
+        reader, writer = await connect()
+        writer.write(request)
+        assert await read_response(reader) == (200, b"5")
+        if version == b"1.1":
+            for byte in request:
+                writer.write(bytes([byte]))
+                await writer.drain()
+            assert await read_response(reader) == (200, b"5")
+
+
+async def test_pipelined_requests_get_their_responses_in_order() -> None:
+    requests = 2000
+    async with serving() as connect:
+        reader, writer = await connect()
+
+        async def write() -> None:
+            for number in range(requests):
+                writer.write(POST + b"Content-Length: %d\r\n\r\n" % number + b"x" * number)
+                await writer.drain()
+
+        task = asyncio.create_task(write())
+        for number in range(requests):
+            assert await read_response(reader) == (200, b"%d" % number)
+        await task
+
+
+@pytest.mark.parametrize(
+    "first", [[REQUEST], [POST + b"Content-Length: 1\r\n\r\n", b"x"], [CHUNKED, b"1\r\nx\r\n0\r\n\r\n"]]
+)
+async def test_pipelined_requests_are_not_parsed_ahead(first: list[bytes]) -> None:
+    app, requests = Held(), 5_000
+    async with serving(app) as connect:
+        reader, writer = await connect()
+        *start, end = first
+        for part in start:
+            writer.write(part)
+            await app.started.wait()
+        writer.write(end + REQUEST * requests)
+        await app.started.wait()
+        await answered(connect)
+        assert sum(type(item) is RequestResponseCycle for item in gc.get_objects()) < 200
+        app.gate.set()
+        assert await read_response(reader) == (200, b"1" if start else b"0")
+        for _ in range(requests):
+            assert await read_response(reader) == (200, b"0")
+
+
+async def test_pipelined_requests_are_not_read_ahead() -> None:
+    """However often the application asks for a message, which lets uvicorn read on."""
+
+    async def watch(scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI
+        await receive()
+        watcher = asyncio.create_task(receive())
+        await answered(connect)
+        watcher.cancel()
+        await respond(send, b"")
+
+    requests = 50
+    async with serving(watch) as connect:
+        reader, writer = await connect()
+        flood = asyncio.create_task(write_forever(writer))
+        for _ in range(requests):
+            await read_response(reader)
+        [protocol] = [item for item in gc.get_objects() if type(item) is Protocol and item.unparsed]
+        assert len(protocol.unparsed) <= READ_BYTES
+        flood.cancel()
+
+
+async def write_forever(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(REQUEST * 1000)
+        await writer.drain()
+
+
+async def answered(connect: Any) -> None:  # Any: the function that ``serving`` yields
+    """Returns once the server has handled what it received before: a request on another connection is invalid."""
+    reader, writer = await connect()
+    writer.write(b"hello\r\n\r\n")
+    assert (await read_response(reader))[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("sent", "responses"),
+    [
+        (REQUEST + b"hello\r\n\r\n", [200, 400]),
+        (REQUEST + REQUEST + b"hello\r\n\r\n", [200, 200, 400]),
+        (REQUEST + CHUNKED + b"not a chunk\r\n", [200, 400]),
+        (REQUEST + CHUNKED + b"1\r\na\r\n" + b"not a chunk\r\n", [200, 400]),
+        (REQUEST + b"GET / HTTP/1.1\r\n\r\n" + REQUEST, [200, 400]),
+        (REQUEST + b"GET http://a HTTP/1.1\r\nHost: a\r\n\r\n", [200, 400]),
+    ],
+)
+async def test_an_error_in_a_pipelined_request_is_reported_after_the_other_responses(
+    sent: bytes, responses: list[int]
+) -> None:
+    app = Held()
+    async with serving(app) as connect:
+        reader, writer = await connect()
+        writer.write(sent)
+        await app.started.wait()
+        await answered(connect)
+        app.gate.set()
+        assert [(await read_response(reader))[0] for _ in responses] == responses
+        assert await read_until_closed(reader) == b""
+
+
+async def test_a_request_for_which_there_is_no_memory_gets_a_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(_protocol: Protocol, _body: bytes) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Protocol, "on_body", no_memory)
+    async with serving() as connect:
+        reader, writer = await connect()
+        writer.write(POST + b"Content-Length: 1\r\n\r\nx")
+        status, body = await read_response(reader)
+        assert (status, json.loads(body)["type"]) == (503, "unavailable")
+        assert await read_until_closed(reader) == b""
+
+
+async def test_an_error_after_the_response_has_begun_closes_the_connection() -> None:
+    async def respond_early(_scope: Any, _receive: Any, send: Any) -> None:  # Any: ASGI
+        await respond(send, b"early")
+
+    async with serving(respond_early) as connect:
+        reader, writer = await connect()
+        writer.write(CHUNKED)
+        assert await read_response(reader) == (200, b"early")
+        writer.write(b"not a chunk\r\n")
+        assert await read_until_closed(reader) == b""
+
+
+async def test_a_request_learns_that_its_client_has_left_even_if_another_one_is_pipelined() -> None:
+    started, left = asyncio.Event(), asyncio.Event()
+
+    async def wait_for_disconnect(_scope: Any, receive: Any, _send: Any) -> None:  # Any: ASGI
+        started.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left.set()
+
+    app: ASGI = wait_for_disconnect
+    async with serving(app) as connect:
+        _, writer = await connect()
+        writer.write(REQUEST + REQUEST)
+        await started.wait()
+        writer.close()
+        await left.wait()

@@ -1,0 +1,196 @@
+"""A server process: how it drains on a signal, how many connections it allows, and errors at startup."""
+
+import contextlib
+import errno
+import gc
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.http.server import bind, serve
+from app.main import create_app
+from app.settings import Settings
+from tests.app.types import Grey
+from tests.conftest import Encode, MakePhoto
+from tests.constants import ROOT, WAIT_S
+
+COMMAND = Path(sys.executable).with_name("convnext-serve")  # as it is installed
+PNG = {"content-type": "image/png"}
+
+
+class Process:
+    """A server process whose output can be awaited line by line."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.popen = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._output: list[str] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """Waits for a line of the output that matches."""
+        while line := self._lines.get(timeout=WAIT_S):
+            self._output.append(line)
+            if match := re.search(pattern, line):
+                return match
+        pytest.fail(f"the process ended before {pattern!r}: {''.join(self._output)}")
+
+    def url(self) -> str:
+        """Waits until the server listens."""
+        url = self.wait_for(r'listening on (http://[^\s"]+:\d+)')[1]
+        with httpx.Client(transport=httpx.HTTPTransport(retries=20), timeout=WAIT_S) as client:
+            assert client.get(f"{url}/health/ready").status_code == 200
+        return url
+
+    def close_input(self) -> None:
+        """Opens the gate of ``slow_server``."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.close()
+
+    def _read(self) -> None:
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+
+@contextlib.contextmanager
+def running(*arguments: str) -> Iterator[Process]:
+    """A process of ``python *arguments`` that is killed at the end."""
+    process = Process(*arguments)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.popen.pid, signal.SIGKILL)
+        process.popen.wait(WAIT_S)
+
+
+@contextlib.contextmanager
+def slow_server(grace_s: float) -> Iterator[tuple[Process, str]]:
+    """A server that holds every batch until its input is closed, and its URL."""
+    with running("-m", "tests.app.http.slow_server", str(grace_s)) as process:
+        yield process, process.url()
+
+
+def start_predict(pool: ThreadPoolExecutor, url: str, image: bytes) -> Future[httpx.Response]:
+    return pool.submit(httpx.post, f"{url}/predict", content=image, headers=PNG, timeout=WAIT_S)
+
+
+def test_sigterm_completes_accepted_requests_and_rejects_new_ones(grey: Grey) -> None:
+    with slow_server(grace_s=50) as (process, url), ThreadPoolExecutor() as pool:
+        with httpx.Client(timeout=WAIT_S) as client:
+            accepted = [start_predict(pool, url, grey(7))]
+            process.wait_for("running")
+            accepted.append(start_predict(pool, url, grey(8)))
+            while "convnext_images_in_service 2.0" not in (metrics := client.get(f"{url}/metrics")).text:
+                assert "connection" not in metrics.headers
+            process.popen.send_signal(signal.SIGTERM)
+            process.wait_for("draining")
+            live, ready = client.get(f"{url}/health/live"), client.get(f"{url}/health/ready")
+            rejected = client.post(f"{url}/predict", content=grey(9), headers=PNG)
+            process.close_input()
+        completed = [future.result(WAIT_S) for future in accepted]
+        assert process.popen.wait(WAIT_S) == 0
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.popen.pid, 0)  # no child process is left
+    assert [response.json()["predictions"][0]["class_id"] for response in completed] == [7, 8]
+    assert live.status_code == 200
+    assert (ready.status_code, ready.json()["status"]) == (503, "draining")
+    assert (rejected.status_code, rejected.json()["type"]) == (503, "unavailable")
+    assert int(rejected.headers["retry-after"]) > 0
+    for response in (live, ready, rejected, *completed):
+        assert response.headers["connection"] == "close"
+
+
+def test_a_batch_that_outlasts_the_grace_period_does_not_delay_the_exit(grey: Grey) -> None:
+    with slow_server(grace_s=0.2) as (process, url), ThreadPoolExecutor() as pool:
+        response = start_predict(pool, url, grey(7))
+        process.wait_for("running")
+        process.popen.send_signal(signal.SIGTERM)
+        process.wait_for("engine_0")  # the thread that does not stop
+        assert response.result(WAIT_S).json()["type"] == "unavailable"
+        assert process.popen.wait(WAIT_S / 2) == 0
+
+
+def test_the_command_serves_and_ends_with_0_on_sigint(tiny_path: Path, encode: Encode, make_photo: MakePhoto) -> None:
+    arguments = ["serve", "--port", "0", "--model", str(tiny_path), "--device", "cpu", "--max-batch-size", "1"]
+    with running(str(COMMAND), *arguments, "--log-format", "json", "--root-path", "/vision") as process:
+        url = process.url()
+        assert httpx.get(f"{url}/openapi.json", timeout=WAIT_S).json()["servers"] == [{"url": "/vision"}]
+        assert "/vision/docs" in httpx.get(f"{url}/predict", timeout=WAIT_S).json()["detail"]
+        response = httpx.post(f"{url}/predict", files={"file": encode(make_photo(), "JPEG")}, timeout=WAIT_S)
+        assert {item["label"] for item in response.json()["predictions"]} == {"ant", "bee", "cat", "dog", "eel"}
+        assert "server" not in response.headers
+        process.popen.send_signal(signal.SIGINT)
+        assert process.popen.wait(WAIT_S) == 0
+
+
+def test_an_application_that_fails_to_start_ends_with_an_error(tmp_path: Path) -> None:
+    app = create_app(Settings(model=str(tmp_path / "absent.safetensors")))
+    with bind("127.0.0.1", 0) as listener, pytest.raises(SystemExit) as caught:
+        serve(app, listener, grace_s=1.0, max_connections=10)
+    assert caught.value.code not in (0, None)
+
+
+def test_garbage_collection_skips_what_was_loaded_before_the_start(tmp_path: Path) -> None:
+    gc.unfreeze()
+    app = create_app(Settings(model=str(tmp_path / "missing.pth")))
+    with bind("127.0.0.1", 0) as listener, pytest.raises(SystemExit):
+        serve(app, listener, grace_s=1.0, max_connections=10)
+    assert gc.get_freeze_count() > 10_000
+    gc.unfreeze()
+
+
+def test_rejects_an_address_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError) as caught:  # noqa: PT011 - errno below
+        bind("127.0.0.1", taken.getsockname()[1])
+    assert caught.value.errno == errno.EADDRINUSE
+
+
+def test_port_0_selects_a_free_port() -> None:
+    with bind("127.0.0.1", 0) as listener:
+        assert listener.getsockname()[1] > 0
+
+
+def test_connections_are_limited_by_the_number_of_open_files() -> None:
+    """200 files are reserved for other purposes; at least one connection is allowed."""
+    code = (
+        "import sys\n"
+        "from resource import RLIMIT_NOFILE, getrlimit, setrlimit\n"
+        "from app.http.server import allow_connections\n"
+        "for line in sys.stdin:\n"
+        "    soft, hard, wanted = map(int, line.split())\n"
+        "    setrlimit(RLIMIT_NOFILE, (soft, hard))\n"
+        "    print(allow_connections(wanted), *getrlimit(RLIMIT_NOFILE))\n"
+    )
+    cases = "500 1024 100\n500 1024 700\n500 1024 5000\n100 150 10\n"
+    result = subprocess.run(
+        [sys.executable, "-c", code], input=cases, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert [tuple(map(int, line.split())) for line in result.stdout.splitlines()] == [
+        (100, 500, 1024),
+        (700, 900, 1024),
+        (824, 1024, 1024),
+        (1, 150, 150),
+    ]
