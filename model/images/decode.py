@@ -11,13 +11,14 @@ import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from model.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedFormat
+from model.images import tiff
 from model.images.libtiff import silence_libtiff
 from model.images.limits import check_structure, check_tiles, read_orientation
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 Pixels = npt.NDArray[np.uint8]
 
-_WHITE_IS_ZERO = 0  # TIFF's PhotometricInterpretation
+_PNG_BIT_DEPTH = 24  # its position in a PNG file
 _RGB_COLOR_SPACES = ("YCbCr", "Gray", "RGB")  # those that libjpeg converts
 _SCALES = (8, 4, 2)  # at which libjpeg decodes fewer pixels
 _ALLOCATION_BYTES_PER_PIXEL = 8
@@ -26,8 +27,9 @@ _HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 
 @cache
 def load_decoders() -> None:
-    """Imports Pillow's decoders, and silences what they would print about each broken file."""
+    """Imports and configures Pillow's decoders, and silences what they would print about each broken file."""
     Image.init()
+    tiff.decode_planes_with_libtiff()
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     silence_libtiff()
@@ -78,12 +80,14 @@ class EncodedImage:
 
     def _open(self) -> ImageFile.ImageFile:
         """The image in Pillow, with its header read."""
+        if self._formats == ("TIFF",):
+            tiff.check_samples(self._data)
         try:
             image: ImageFile.ImageFile = Image.open(io.BytesIO(self._data), formats=self._formats)
         except Image.DecompressionBombError as error:
             raise ImageTooLarge(f"The image has more pixels than the limit of {self._max_image_pixels}.") from error
         except UnidentifiedImageError as error:
-            raise InvalidImage(f"The header of the {self._formats[0]} image is broken or truncated.") from error
+            raise InvalidImage(self._describe_broken_header()) from error
         except MemoryError:
             raise
         except Exception as error:  # Pillow raises errors of any kind on hostile bytes
@@ -91,8 +95,16 @@ class EncodedImage:
             raise self._invalid(error) from error
         self._check_size(image.size)
         if image.format == "TIFF":
-            check_tiles(dict(image.tag_v2), image.size, self._max_image_pixels)  # type: ignore[attr-defined]  # TIFF's
+            check_tiles(dict(tiff.read_tags(image)), image.size, self._max_image_pixels)
+            tiff.prepare(image)
+        elif image.format == "PNG":
+            _scale_transparent_color(image, self._data[_PNG_BIT_DEPTH])
         return image
+
+    def _describe_broken_header(self) -> str:
+        if self._formats == ("TIFF",):
+            return tiff.describe_unsupported(self._data)
+        return f"The header of the {self._formats[0]} image is broken or truncated."
 
     def _check_size(self, size: tuple[int, int]) -> None:
         if size[0] * size[1] > self._max_image_pixels:
@@ -157,6 +169,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _over_white(image: Image.Image) -> Image.Image:
+    if image.mode == "La":  # which Pillow converts to LA only
+        image = image.convert("LA")
+    if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB")  # most programs that leave alpha empty mean an opaque image
     try:
         if not image.has_transparency_data:
             return image
@@ -166,12 +182,21 @@ def _over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
+def _scale_transparent_color(image: ImageFile.ImageFile, bits: int) -> None:
+    """Scales PNG's transparent color as Pillow scales the pixels: to 8 bits."""
+    color = image.info.get("transparency")
+    if image.mode == "L" and isinstance(color, int):
+        white = (1 << bits) - 1
+        image.info["transparency"] = (color & white) * 255 // white
+    elif image.mode == "RGB" and isinstance(color, tuple):
+        image.info["transparency"] = tuple(value >> 8 if bits == 16 else value & 255 for value in color)
+
+
 def _grayscale_to_rgb(image: Image.Image) -> Image.Image:
     gray = np.asarray(image).clip(0, 65535)
     if "transparency" in image.info:
         gray = np.where(gray == image.info["transparency"], 65535, gray)
-    if image.format == "TIFF" and image.tag_v2.get(262) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]  # TIFF's
-        gray = 65535 - gray
+    gray = tiff.expand_gray(image, gray)
     return Image.fromarray((gray // 257).astype(np.uint8)).convert("RGB")
 
 

@@ -8,9 +8,9 @@ All checks take time linear in the file's size.
 import re
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from model.errors import ImageTooLarge, InvalidImage
+from model.images.directory import INTEGER_TYPES, read_directory
 
 _MAX_JPEG_SEGMENTS = 4096  # before the first scan
 _MAX_JPEG_SCANS = 100
@@ -19,9 +19,7 @@ _START_OF_SCAN = 0xDA
 _MAX_PNG_CHUNKS = 65_536
 _MAX_PNG_COMPRESSED_CHUNKS = 64  # Pillow inflates each to at most 1 MiB
 _MAX_GIF_EXTENSIONS = 1000  # before the first frame
-_TIFF_TYPE_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # bytes, by field type
 _TIFF_LAYOUT_TAGS = {256, 257, 277, 278, 322, 323}  # width, length, samples per pixel, rows per strip, tile sizes
-_TIFF_INTEGERS = (3, 4, 16)  # SHORT, LONG, LONG8
 _EXIF_HEADER = b"Exif\0\0"
 
 
@@ -44,7 +42,7 @@ def check_structure(data: bytes) -> bytes:
 
 def check_directory(data: bytes) -> None:
     """Raises ``InvalidImage`` if the values of a TIFF (or EXIF) directory take more bytes than twice ``data``."""
-    size = sum(entry.size for entry in _directory(data))
+    size = sum(entry.size for entry in read_directory(data))
     if size > 2 * len(data) + 1024:
         raise InvalidImage(f"The image's metadata declares {size} bytes in a block of {len(data)}.")
 
@@ -52,7 +50,7 @@ def check_directory(data: bytes) -> None:
 def read_orientation(exif: bytes) -> int:
     """The EXIF orientation 1…8; 1 if there is none. ``exif`` is a TIFF structure, with or without its Exif header."""
     data = exif.removeprefix(_EXIF_HEADER)
-    for entry in _directory(data):
+    for entry in read_directory(data):
         if entry.tag == 0x0112:
             order = "<" if data.startswith(b"II") else ">"
             (orientation,) = struct.unpack(f"{order}H", entry.value[:2])
@@ -167,40 +165,9 @@ def _check_gif(data: bytes) -> None:
 def _check_layout(data: bytes) -> None:
     """Rejects a TIFF whose sizes are repeated or of unusual types: Pillow and libtiff would read different ones."""
     tags = set()
-    for entry in _directory(data):
+    for entry in read_directory(data):
         if entry.tag not in _TIFF_LAYOUT_TAGS:
             continue
-        if entry.tag in tags or entry.length != 1 or entry.kind not in _TIFF_INTEGERS:
+        if entry.tag in tags or entry.length != 1 or entry.kind not in INTEGER_TYPES:
             raise InvalidImage(f"The TIFF image's tag {entry.tag} is not a single integer.")
         tags.add(entry.tag)
-
-
-class _Entry(NamedTuple):
-    """An entry of a TIFF directory: ``length`` values of type ``kind``; ``value`` holds them, or where they are."""
-
-    tag: int
-    kind: int
-    length: int
-    value: bytes
-
-    @property
-    def size(self) -> int:
-        """Bytes of the values."""
-        return self.length * (_TIFF_TYPE_SIZES[self.kind] if self.kind < len(_TIFF_TYPE_SIZES) else 0)
-
-
-def _directory(data: bytes) -> Iterator[_Entry]:
-    """The entries of the first directory of a TIFF or BigTIFF structure."""
-    order = {b"II": "<", b"MM": ">"}.get(data[:2])
-    if order is None or len(data) < 16:
-        return
-    big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
-    offset = struct.unpack_from(f"{order}Q", data, 8)[0] if big else struct.unpack_from(f"{order}L", data, 4)[0]
-    count_format, entry_format = (f"{order}Q", f"{order}HHQ8s") if big else (f"{order}H", f"{order}HHL4s")
-    first = offset + struct.calcsize(count_format)
-    if first > len(data):
-        return
-    (count,) = struct.unpack_from(count_format, data, offset)
-    entry_size = struct.calcsize(entry_format)
-    for position in range(first, min(first + count * entry_size, len(data) - entry_size + 1), entry_size):
-        yield _Entry(*struct.unpack_from(entry_format, data, position))
