@@ -4,34 +4,43 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from app.api.access_log import PROBES
-from app.api.dependencies import AppContext
+from app.api.context import AppContext, UploadLimits
 from app.api.formats import include_formats
 from app.api.formats.vertex import VertexRoutes
 from app.api.keys import ApiKeys
 from app.api.middleware import RequestMiddleware
 from app.api.openapi import describe_labels
 from app.api.problems import install_handlers
+from app.api.route_table import RouteTable
 from app.api.routes import include_routers
-from app.api.uploads import UploadLimits
+from app.serving.engine import Engine
 from app.serving.service import ClassificationService, Limits
 from app.serving.telemetry import Telemetry
 from app.settings import Settings
 from model import load_model
 from model.errors import EngineError
+from model.images.decode import is_image
+from model.images.transform import load_decoders, preprocess
 from model.inference.cpu import available_cores
 from model.inference.engine import InferenceEngine
 
 logger = logging.getLogger(__name__)
 
+_CORS_HEADERS = (
+    *("Authorization", "Content-Type", "X-API-Key", "X-Request-ID", "X-Requested-With", "Cache-Control"),
+    *("traceparent", "tracestate", "baggage"),  # W3C Trace Context and Baggage
+    *("If-Match", "If-Modified-Since", "If-None-Match", "If-Unmodified-Since"),
+)
 
-def create_app(settings: Settings | None = None, engine: InferenceEngine | None = None) -> FastAPI:
+
+def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
     """The application. Without an ``engine``, start-up builds the one that ``settings`` describe.
 
     Raises ``OSError`` if the file of API keys is missing or empty, and ``EngineError`` if tracing is not installed.
@@ -43,9 +52,12 @@ def create_app(settings: Settings | None = None, engine: InferenceEngine | None 
     context = _build_context(settings)
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        context.routes.add(app.routes)  # those of the framework, and what was added or mounted by others
         ready_engine = engine if engine is not None else await asyncio.to_thread(build_engine, settings)
-        context.service = ClassificationService(ready_engine, context.telemetry, _limits(settings))
+        load_decoders()
+        decode = partial(preprocess, transform=ready_engine.model.transform, max_image_pixels=settings.max_image_pixels)
+        context.service = ClassificationService(ready_engine, decode, context.telemetry, _limits(settings))
         context.service.start()
         _describe(context.telemetry, ready_engine)
         try:
@@ -53,22 +65,24 @@ def create_app(settings: Settings | None = None, engine: InferenceEngine | None 
         finally:
             context.service.close()
 
-    app = _build_fastapi(settings, lifespan)
+    app = _build_fastapi(settings, context.routes, lifespan)
     app.state.context = context
     app.add_middleware(RequestMiddleware, context=context)
     if settings.cors_origins:
         _allow_origins(app, sorted(settings.cors_origins))
     install_handlers(app)
     describe_labels(app, context)
-    include_routers(app, require_keys=context.keys.required)
+    include_routers(app, context.routes, require_keys=context.keys.required)
     routes = VertexRoutes(settings.vertex_health_route, settings.vertex_predict_route)
-    include_formats(app, settings.protocols, routes, require_keys=context.keys.required)
+    include_formats(app, context.routes, settings.protocols, routes, require_keys=context.keys.required)
     if settings.protocols:
         logger.info("additional protocols: %s", ", ".join(sorted(settings.protocols)))
     return app
 
 
-def _build_fastapi(settings: Settings, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> FastAPI:
+def _build_fastapi(
+    settings: Settings, routes: RouteTable, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]
+) -> FastAPI:
     return FastAPI(
         title="convnext-serve",
         summary="Classifies images with ConvNeXt.",
@@ -84,7 +98,7 @@ def _build_fastapi(settings: Settings, lifespan: Callable[[FastAPI], AbstractAsy
             "metrics": False,
             "logs": False,
             "operation_spans": False,
-            "exclude": lambda scope: scope["path"].removeprefix(scope.get("root_path", "")) in PROBES,
+            "exclude": lambda scope: routes.find(scope["path"].removeprefix(scope.get("root_path", ""))).is_probe,
         },
     )
 
@@ -122,12 +136,12 @@ def _allow_origins(app: FastAPI, origins: list[str]) -> None:
         CORSMiddleware,
         allow_origins=origins,
         allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+        allow_headers=_CORS_HEADERS,
         expose_headers=["ETag", "Retry-After", "Server-Timing", "X-Request-ID"],
     )
 
 
-def _describe(telemetry: Telemetry, engine: InferenceEngine) -> None:
+def _describe(telemetry: Telemetry, engine: Engine) -> None:
     telemetry.describe(
         version=version("convnext-serve"),
         model=engine.model.name,
@@ -141,6 +155,8 @@ def _build_context(settings: Settings) -> AppContext:
     return AppContext(
         telemetry=Telemetry(tracing=settings.tracing),
         uploads=UploadLimits(settings.max_upload_bytes, settings.max_buffered_bytes),
+        routes=RouteTable(),
+        is_image=is_image,
         keys=ApiKeys((key.get_secret_value() for key in settings.api_keys), settings.api_keys_file),
         request_timeout_s=settings.request_timeout_s,
         max_images_per_request=min(settings.max_images_per_request, settings.max_queue_size),  # more never fit
@@ -152,8 +168,8 @@ def _limits(settings: Settings) -> Limits:
         default_top_k=settings.top_k,
         max_queue_size=settings.max_queue_size,
         max_queue_wait_s=min(settings.max_queue_wait_s, settings.request_timeout_s),
+        request_timeout_s=settings.request_timeout_s,
         max_queue_delay_s=settings.max_queue_delay_ms / 1000,
-        max_image_pixels=settings.max_image_pixels,
         decode_threads=settings.decode_threads or available_cores(),
         decode_timeout_s=min(settings.decode_timeout_s, settings.request_timeout_s),
     )

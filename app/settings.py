@@ -56,7 +56,11 @@ class Settings(BaseSettings):
     )
     max_queue_size: int = Field(1024, ge=1, le=100_000, description="Images in the service; more get a 503.")
     max_queue_wait_s: float = Field(
-        1.0, gt=0, le=3600, description="Longest time in the service at the measured rate, in seconds; more get a 503."
+        1.0,
+        gt=0,
+        le=3600,
+        description="Longest time in the service at the measured rate, in seconds; more get a 503. Eight full batches"
+        " are admitted whatever the rate, if they fit into half of request_timeout_s.",
     )
     max_queue_delay_ms: float = Field(
         0.0, ge=0, le=1000, description="How long a free engine waits for a fuller batch, in milliseconds."
@@ -72,6 +76,9 @@ class Settings(BaseSettings):
         16, ge=1, le=1024, description="Images in one request, where it may have several; at most max_queue_size."
     )
     max_connections: int = Field(1000, ge=1, le=100_000, description="Open connections; more get a 503.")
+    keep_alive_s: int = Field(
+        75, ge=1, le=3600, description="How long a connection may stay open between two requests, in seconds."
+    )
     max_image_pixels: int = Field(
         50_000_000, ge=1, le=178_956_970, description="Width times height of an image, from its header."
     )  # at most what Pillow itself accepts

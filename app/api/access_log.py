@@ -6,16 +6,6 @@ from urllib.parse import quote
 
 from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
 
-# Requested every few seconds by orchestrators and Prometheus: logged only if they fail, or at the level debug.
-PROBES = frozenset(
-    {
-        *("/health", "/health/ready", "/health/live", "/metrics", "/ping"),
-        *("/v2/health/live", "/v2/health/ready", "/v2/models/{name}/ready"),
-    }
-)
-UNMATCHED = "unmatched"
-"""The route of every path without one, so that no client can add metrics labels."""
-
 _MAX_PATH_LENGTH = 200
 _PATH_CHARACTERS = "/!$&'()*+,;=:@"  # of RFC 3986, besides those that ``quote`` never escapes
 _log = logging.getLogger("app.access")
@@ -53,9 +43,9 @@ class AccessEntry(NamedTuple):
         return fields
 
 
-def log_access(entry: AccessEntry) -> None:
-    """Logs a request."""
-    level = logging.DEBUG if entry.route in PROBES and entry.status < 400 else logging.INFO
+def log_access(entry: AccessEntry, *, is_probe: bool) -> None:
+    """Logs a request; probes only if they fail, or at the level debug."""
+    level = logging.DEBUG if is_probe and entry.status < 400 else logging.INFO
     if _log.isEnabledFor(level):
         # Logger.log would look up the line of code that calls it.
         _log.handle(_log.makeRecord(_log.name, level, "", 0, entry, (), None))

@@ -1,17 +1,16 @@
-"""RequestMiddleware: what every request gets before any route: an id, a deadline, early rejection, and its record."""
+"""RequestMiddleware: what every request gets before any route: an id, a deadline, admission, and its record."""
 
 import asyncio
 import logging
 import time
 
-from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.access_log import UNMATCHED, AccessEntry, log_access
-from app.api.dependencies import AppContext
-from app.api.problems import problem_response, problem_type
+from app.api.access_log import AccessEntry, log_access
+from app.api.context import AppContext
+from app.api.problems import error_response, problem_type
 from app.api.request_id import find_request_id
-from app.serving.errors import DeadlineExceeded, Unavailable
+from app.serving.errors import DeadlineExceeded, Overloaded, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +19,8 @@ class RequestMiddleware:
     """Pure ASGI, outermost except for CORS.
 
     A POST that would not be admitted is rejected on its headers alone. Whatever happens, the client gets a response
-    within ``request_timeout_s`` of its headers, and one line is logged.
+    within ``request_timeout_s`` of its headers, and one line is logged. HEAD is answered as GET without a body, and a
+    slash at the end of a prediction's path does not matter.
     """
 
     def __init__(self, app: ASGIApp, context: AppContext) -> None:
@@ -33,6 +33,7 @@ class RequestMiddleware:
             return
         exchange = _Exchange(scope, receive, send, self._context)
         try:
+            self._check(exchange)
             await self._run(exchange)
         except asyncio.CancelledError:  # by the server, when the grace period of its shutdown is over
             if not exchange.status:
@@ -47,10 +48,15 @@ class RequestMiddleware:
         finally:
             exchange.record()
 
-    async def _run(self, exchange: "_Exchange") -> None:
+    def _check(self, exchange: "_Exchange") -> None:
+        """Raises what the request is rejected with on its headers."""
         service = self._context.service
-        if exchange.scope["method"] == "POST" and service is not None:
+        if exchange.over_limit and not exchange.route.is_probe:
+            raise Overloaded("There are too many open connections.", 5.0)
+        if exchange.method == "POST" and service is not None:
             service.check_admission()
+
+    async def _run(self, exchange: "_Exchange") -> None:
         timeout_s = self._context.request_timeout_s
         try:
             async with asyncio.timeout(timeout_s) as timeout:
@@ -67,15 +73,24 @@ class _Exchange:
     """One request and its response; ``status`` is 0 until the response begins."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, context: AppContext) -> None:
-        self.scope = scope
         self.receive = receive
         self.status = 0
         self.request_id = find_request_id(scope["headers"])
-        self._root_length = len(scope.get("root_path", ""))
+        self.method: str = scope["method"]
         self._started_at = time.monotonic()
         self._send = send
         self._context = context
-        scope.setdefault("state", {})
+        path, root = scope["path"], scope.get("root_path", "")
+        self.route = context.routes.find(path.removeprefix(root))
+        if path.removeprefix(root) == f"{self.route.name}/":
+            path = path[:-1]
+        self.scope: Scope = {
+            **scope,
+            "path": path,
+            "method": "GET" if self.method == "HEAD" else self.method,
+            "state": {**scope.get("state", {}), "route": self.route},
+        }
+        self.over_limit: bool = self.scope["state"].get("over_limit", False)
 
     async def send(self, message: Message) -> None:
         """Sends a message of the response, with the headers that every response has."""
@@ -83,36 +98,25 @@ class _Exchange:
             self.status = message["status"]
             headers = message.setdefault("headers", [])
             headers.append((b"x-request-id", self.request_id.encode()))
-            if self._context.service is not None and self._context.service.draining:
+            draining = self._context.service is not None and self._context.service.draining
+            if draining or self.over_limit:
                 headers.append((b"connection", b"close"))
+        elif self.method == "HEAD":
+            message = {**message, "body": b""}
         await self._send(message)
 
     async def respond(self, error: Exception) -> None:
-        """Sends the problem that ``error`` is."""
+        """Sends the response for ``error``."""
         row = problem_type(error)
         self.scope["state"]["problem"] = row.type if row else None
-        await problem_response(error)(self.scope, self.receive, self.send)
+        await error_response(error, self.route)(self.scope, self.receive, self.send)
 
     def record(self) -> None:
         """Counts and logs the request."""
-        route = self._route()
         status, problem = self.status or 500, self.scope["state"].get("problem")
         duration_s = time.monotonic() - self._started_at
-        self._context.telemetry.on_response(route, status, duration_s, problem)
-        method: str = self.scope["method"]
+        self._context.telemetry.on_response(self.route.name, status, duration_s, problem)
         path: str = self.scope["path"]
         span = self._context.telemetry.current_span()
-        log_access(AccessEntry(method, path, route, status, duration_s, self.request_id, problem, span))
-
-    def _route(self) -> str:
-        """The path of the route as it was declared, after that of the application it is mounted in."""
-        route = self.scope.get("route")
-        if isinstance(route, Route):  # includes FastAPI's
-            mounted_at: str = self.scope.get("root_path", "")[self._root_length :]
-            return mounted_at + route.path
-        # FastAPI names no route for plain Starlette routes and mounted applications.
-        endpoint = self.scope.get("endpoint")
-        for outer in self.scope["router"].routes if endpoint is not None else ():
-            if endpoint is getattr(outer, "app" if isinstance(outer, Mount) else "endpoint", None):
-                return str(outer.path)
-        return UNMATCHED
+        entry = AccessEntry(self.method, path, self.route.name, status, duration_s, self.request_id, problem, span)
+        log_access(entry, is_probe=self.route.is_probe)

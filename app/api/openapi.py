@@ -1,10 +1,23 @@
-"""Limits in /openapi.json that depend on the loaded model."""
+"""What /openapi.json has besides what FastAPI derives from the routes."""
 
 from typing import Any
 
 from fastapi import FastAPI
 
-from app.api.dependencies import AppContext
+from app.api.context import AppContext
+
+BINARY = {"type": "string", "format": "binary"}
+_FORM = {
+    "type": "object",
+    "required": ["file"],
+    "properties": {"file": {**BINARY, "description": "The image."}},
+}
+IMAGE_BODY = {
+    "required": True,
+    "description": 'The image as a form file or as the body itself. JSON is accepted, too: `{"image": "<base64>"}`.',
+    "content": {"multipart/form-data": {"schema": _FORM}, "image/*": {"schema": BINARY}},
+}
+"""The request body of a route that takes one image. With JSON in it, generated clients would send all forms as JSON."""
 
 
 def describe_labels(app: FastAPI, context: AppContext) -> None:

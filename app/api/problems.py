@@ -2,6 +2,7 @@
 
 import http
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,12 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from app.api.schemas import Problem
+from app.api.route_table import RouteInfo
 from app.serving import errors
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedFormat
 
 MEDIA_TYPE = "application/problem+json"
-UNMATCHED_TYPE = "about:blank"  # RFC 9457: the problem is what the status code says
+ABOUT_BLANK = "about:blank"  # RFC 9457: the problem is what the status code says
 
 
 class InvalidRequest(Exception):
@@ -34,6 +35,10 @@ class UploadTooLarge(Exception):
 
 class UnsupportedMediaType(Exception):
     """The content type is not one of the accepted image formats."""
+
+
+class UnsupportedEncoding(UnsupportedMediaType):
+    """The content encoding is not accepted."""
 
 
 class NotAcceptable(Exception):
@@ -95,12 +100,15 @@ def problem_content(error: Exception) -> dict[str, Any]:  # Any: JSON
     return {"type": row.type, "title": row.title, "status": row.status, "detail": str(error)}
 
 
-def problem_response(error: Exception) -> JSONResponse:
-    """The response for ``error``; a 500 that says nothing of the cause for an exception that is not in the table."""
+def error_response(error: Exception, route: RouteInfo | None = None) -> JSONResponse:
+    """The response for ``error``; a 500 that says nothing of the cause for an exception that is not in the table.
+
+    Problem+json, or ``{"error": message}`` if the clients of ``route`` expect that.
+    """
     row = problem_type(error)
     if row is None:
-        return build_response(500, UNMATCHED_TYPE, "Internal Server Error", "The service failed on this request.")
-    return build_response(row.status, row.type, row.title, str(error), problem_headers(error))
+        return build_response(500, ABOUT_BLANK, "Internal Server Error", "The service failed on this request.", route)
+    return build_response(row.status, row.type, row.title, str(error), route, _headers(error))
 
 
 def build_response(
@@ -108,9 +116,12 @@ def build_response(
     type: str,  # noqa: A002 - RFC 9457's name
     title: str,
     detail: str,
+    route: RouteInfo | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """One problem+json response."""
+    """One response for an error."""
+    if route is not None and route.plain_errors:
+        return JSONResponse({"error": detail}, status, dict(headers or {}))
     content = {"type": type, "title": title, "status": status, "detail": detail}
     return JSONResponse(content, status, dict(headers or {}), MEDIA_TYPE)
 
@@ -120,7 +131,7 @@ def openapi_responses(*kinds: type[Exception]) -> dict[int | str, dict[str, Any]
     responses: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
         row = _PROBLEM_TYPES[kind]
-        content = {"schema": Problem.model_json_schema(), "examples": {}}
+        content = {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
         entry = responses.setdefault(row.status, {"description": row.title, "content": {MEDIA_TYPE: content}})
         example = {"type": row.type, "title": row.title, "status": row.status, "detail": row.description}
         entry["content"][MEDIA_TYPE]["examples"][row.type] = {"value": example}
@@ -128,23 +139,28 @@ def openapi_responses(*kinds: type[Exception]) -> dict[int | str, dict[str, Any]
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Makes every failure of ``app``, its framework's included, a problem+json response."""
+    """Makes every failure of ``app``, its framework's included, an ``error_response``."""
 
     async def on_known_error(request: Request, error: Exception) -> JSONResponse:
         row = problem_type(error)
-        request.state.problem = row.type if row else UNMATCHED_TYPE
-        return problem_response(error)
+        request.state.problem = row.type if row else ABOUT_BLANK
+        return error_response(error, request.state.route)
 
     async def on_validation_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class alone
-        details = "; ".join(f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in error.errors())
-        return await on_known_error(request, errors.InvalidParameter(details))
+        details = [(".".join(map(str, item["loc"][1:])), item["msg"]) for item in error.errors()]
+        text = "; ".join(f"{name}: {message}" if name else message for name, message in details)
+        return await on_known_error(request, errors.InvalidParameter(text))
 
     async def on_http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class alone
         title = http.HTTPStatus(error.status_code).phrase
-        detail = _wrong_method(request, error) if error.status_code == 405 else error.detail
-        return build_response(error.status_code, UNMATCHED_TYPE, title, detail, error.headers)
+        headers = dict(error.headers or {})
+        detail = error.detail
+        if error.status_code == 405:
+            headers["Allow"] = re.sub(r"\bGET\b", "GET, HEAD", headers.get("Allow", ""))
+            detail = _wrong_method(request, headers["Allow"])
+        return build_response(error.status_code, ABOUT_BLANK, title, detail, request.state.route, headers)
 
     async def on_disconnect(_request: Request, _error: Exception) -> Response:
         return Response(status_code=499)  # only the log sees it
@@ -156,8 +172,7 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, on_disconnect)
 
 
-def _wrong_method(request: Request, error: HTTPException) -> str:
-    allowed = (error.headers or {}).get("Allow", "another method")
+def _wrong_method(request: Request, allowed: str) -> str:
     root = request.scope.get("root_path", "").rstrip("/")
     return (
         f"The method {request.method} is not allowed for this path, but {allowed} is. Images are classified by"
@@ -165,13 +180,15 @@ def _wrong_method(request: Request, error: HTTPException) -> str:
     )
 
 
-def problem_headers(error: Exception) -> dict[str, str]:
+def _headers(error: Exception) -> dict[str, str]:
     """The headers that the response for ``error`` has besides those of every response."""
     match error:
         case errors.Overloaded():
             return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
         case errors.Unavailable():
             return {"Retry-After": str(_UNAVAILABLE_RETRY_AFTER_S)}
+        case UnsupportedEncoding():
+            return {"Accept-Encoding": "gzip, deflate"}
         case NotAcceptable():
             return {"Vary": "Accept"}
         case Unauthorized():

@@ -1,8 +1,34 @@
-"""Response bodies."""
+"""What routes have in common with their clients: query parameters, response bodies and headers."""
 
-from typing import Literal
+import difflib
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.serving.results import Timings
+
+
+class StrictQuery(BaseModel):
+    """Query parameters; an unknown one is an error, as it may be a misspelled one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, parameters: Any) -> Any:  # Any: not yet validated
+        for name in parameters if isinstance(parameters, dict) else ():
+            if name not in cls.model_fields:
+                similar = difflib.get_close_matches(name[:40], cls.model_fields, n=1)
+                hint = f"did you mean {similar[0]}?" if similar else f"the parameters are {', '.join(cls.model_fields)}"
+                raise PydanticCustomError("unknown_parameter", "{text}", {"text": f"{name[:40]} is not known; {hint}"})
+        return parameters
+
+
+def server_timing(timings: Timings) -> dict[str, str]:
+    """The Server-Timing header of a response, in milliseconds."""
+    durations = {"decode": timings.decode_s, "queue": timings.queue_s, "inference": timings.inference_s}
+    return {"Server-Timing": ", ".join(f"{name};dur={1000 * seconds:.3f}" for name, seconds in durations.items())}
 
 
 class Prediction(BaseModel):

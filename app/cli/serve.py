@@ -28,6 +28,7 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
             listener,
             grace_s=settings.shutdown_grace_s,
             max_connections=settings.max_connections,
+            keep_alive_s=settings.keep_alive_s,
             root_path=settings.root_path or "",
         )
     return 0

@@ -18,10 +18,8 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 
-from app.api.dependencies import AppContext
-from app.api.early_rejection import EarlyRejection
-from app.http.connections import ConnectionMonitor
-from app.http.protocol import Protocol
+from app.api.context import AppContext
+from app.http.connections import ConnectionLimit, ConnectionMonitor, HttpProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +35,15 @@ class Server(uvicorn.Server):
     After that, or after ``grace_s`` seconds, it shuts down and ``run`` returns; a second signal does so at once.
     """
 
-    def __init__(self, app: FastAPI, *, grace_s: float, max_connections: int, root_path: str = "") -> None:
+    def __init__(
+        self, app: FastAPI, *, grace_s: float, max_connections: int, keep_alive_s: int, root_path: str = ""
+    ) -> None:
+        context: AppContext = app.state.context
+        limit = ConnectionLimit(max_connections, context.telemetry.on_closed_connection)
         config = uvicorn.Config(
             app,
-            http=cast(type[Protocol], partial(Protocol, reject_early=EarlyRejection(app.state.context))),
-            limit_concurrency=max_connections + 1,
+            http=cast(type[HttpProtocol], partial(HttpProtocol, limit=limit)),
+            timeout_keep_alive=keep_alive_s,
             ws="none",
             log_config=None,
             access_log=False,
@@ -50,7 +52,8 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=1,
         )
         super().__init__(config)
-        self._context: AppContext = app.state.context
+        self._context = context
+        self._limit = limit
         self._grace_s = grace_s
         self._drain_task: asyncio.Task[None] | None = None
 
@@ -58,8 +61,8 @@ class Server(uvicorn.Server):
         """Serves until the drain has ended."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-        connections = cast(set[Protocol], self.server_state.connections)  # every one is of the class in the config
-        monitor = ConnectionMonitor(connections, self._context.request_timeout_s)
+        connections = cast(set[HttpProtocol], self.server_state.connections)  # all are of the class in the config
+        monitor = ConnectionMonitor(connections, self._limit, self._context.request_timeout_s)
         task = asyncio.create_task(monitor.run(), name="connection monitor")
         try:
             await super().main_loop()
@@ -112,14 +115,25 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(app: FastAPI, listener: socket.socket, *, grace_s: float, max_connections: int, root_path: str = "") -> None:
+def serve(
+    app: FastAPI,
+    listener: socket.socket,
+    *,
+    grace_s: float,
+    max_connections: int,
+    keep_alive_s: int,
+    root_path: str = "",
+) -> None:
     """Serves ``app`` on a bound socket until a signal ends it."""
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.collect()
     gc.freeze()  # what has been loaded stays, and a collection of all of it would stop every request for 0.1 s
     before = set(threading.enumerate())
     max_connections = allow_connections(max_connections)
-    Server(app, grace_s=grace_s, max_connections=max_connections, root_path=root_path).run(sockets=[listener])
+    server = Server(
+        app, grace_s=grace_s, max_connections=max_connections, keep_alive_s=keep_alive_s, root_path=root_path
+    )
+    server.run(sockets=[listener])
     _join({thread for thread in threading.enumerate() if thread not in before and not thread.daemon})
 
 

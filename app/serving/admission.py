@@ -56,7 +56,9 @@ class Admission:
     """Admits a request if its images would be completed within ``max_wait_s`` at the measured rate.
 
     ``min_slots`` images are always admitted, so that a slow phase cannot lower the limit so far that the rate can no
-    longer be measured; ``max_slots`` are never exceeded. ``expected_rate`` is in images per second, 0 if unknown.
+    longer be measured. So are as many of ``batched_slots`` as are completed within ``max_batched_wait_s``: with fewer,
+    batches of a slow network would not be full. ``max_slots`` are never exceeded. ``expected_rate`` is in images per
+    second, 0 if unknown.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class Admission:
         max_slots: int,
         max_wait_s: float,
         min_slots: int = 1,
+        batched_slots: int = 0,
+        max_batched_wait_s: float = math.inf,
         expected_rate: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -73,6 +77,8 @@ class Admission:
         self._max_slots = max_slots
         self._max_wait_s = max_wait_s
         self._min_slots = min(min_slots, max_slots)
+        self._batched_slots = batched_slots
+        self._max_batched_wait_s = max_batched_wait_s
         self._rate = CompletionRate(expected_rate)
         self._clock = clock
         self._requests = 0
@@ -92,7 +98,8 @@ class Admission:
         rate = self._rate.value
         if not rate:
             return self._max_slots
-        return min(self._max_slots, max(self._min_slots, math.floor(rate * self._max_wait_s)))
+        batched = min(self._batched_slots, rate * self._max_batched_wait_s)
+        return math.floor(min(self._max_slots, max(self._min_slots, batched, rate * self._max_wait_s)))
 
     def check(self, slots: int = 1, held: int = 0) -> None:
         """Raises ``Unavailable`` or ``Overloaded`` if ``slots`` more images would not be admitted.

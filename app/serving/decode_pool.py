@@ -6,9 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from app.serving.engine import Pixels
 from app.serving.errors import Unavailable
 from model.errors import InvalidImage
-from model.images.transform import Pixels
 
 _DEAD_AFTER = 6  # times the decode limit that every thread is stuck
 _MAX_PENDING = 4  # images that a thread can take without waiting for the event loop

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from app.serving.engine import Pixels
 from model.head import ActivationMap, Prediction, ScoreFunction
-from model.images.transform import Pixels
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from time import monotonic
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -15,13 +14,12 @@ import numpy.typing as npt
 from app.serving.admission import Admission, Slots
 from app.serving.batcher import DynamicBatcher
 from app.serving.decode_pool import DecodePool
+from app.serving.engine import Engine, Pixels
 from app.serving.errors import InvalidParameter, Unavailable
 from app.serving.results import Classification, ClassifyOptions, Embedding, Explanation, Timings
 from app.serving.telemetry import Telemetry
 from model.errors import DeviceLost
 from model.head import ActivationMap, Prediction, ScoreFunction, probabilities, sigmoid, top_predictions
-from model.images.transform import Pixels, load_decoders, preprocess
-from model.inference.engine import InferenceEngine
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +30,7 @@ Status = Literal["ready", "draining", "failing", "failed"]
 _FAILING_AFTER = 3  # batches that failed in a row
 _FAILED_AFTER = 10
 _MIN_STALL_S = 30.0
+_FULL_BATCHES = 8  # that are admitted whatever the rate
 _DEFAULT_OPTIONS = ClassifyOptions()
 
 
@@ -42,8 +41,8 @@ class Limits:
     default_top_k: int
     max_queue_size: int
     max_queue_wait_s: float
+    request_timeout_s: float
     max_queue_delay_s: float
-    max_image_pixels: int
     decode_threads: int
     decode_timeout_s: float
     probe_interval_s: float = 1.0
@@ -67,21 +66,19 @@ class _PredictionJob:
 
 
 class ClassificationService:
-    """Decodes images on threads, batches them into ``engine`` and labels the result."""
+    """Decodes images on threads with ``decode``, batches them into ``engine`` and labels the result."""
 
-    def __init__(self, engine: InferenceEngine, telemetry: Telemetry, limits: Limits) -> None:
+    def __init__(self, engine: Engine, decode: Callable[[bytes], Pixels], telemetry: Telemetry, limits: Limits) -> None:
         self.engine = engine
         self._telemetry = telemetry
         self._default_top_k = min(limits.default_top_k, len(engine.model.labels))
-        self._decoders = DecodePool(
-            partial(preprocess, transform=engine.model.transform, max_image_pixels=limits.max_image_pixels),
-            threads=limits.decode_threads,
-            timeout_s=limits.decode_timeout_s,
-        )
+        self._decoders = DecodePool(decode, threads=limits.decode_threads, timeout_s=limits.decode_timeout_s)
         self._admission = Admission(
             max_slots=limits.max_queue_size,
             max_wait_s=limits.max_queue_wait_s,
             min_slots=limits.decode_threads + 2 * engine.concurrency,
+            batched_slots=_FULL_BATCHES * engine.max_batch_size,
+            max_batched_wait_s=limits.request_timeout_s / 2,
             expected_rate=engine.expected_rate,
         )
         self._batcher = DynamicBatcher[_PredictionJob, Any](  # Any: what the job computes; None if that failed
@@ -100,7 +97,6 @@ class ClassificationService:
 
     def start(self) -> None:
         """Begins to serve, in the running event loop."""
-        load_decoders()
         self._probe = asyncio.create_task(self._probe_while_failing(), name="engine probe")
 
     @property
@@ -266,7 +262,7 @@ class ClassificationService:
                     continue
 
 
-def _shares_threads(engine: InferenceEngine, decode_threads: int) -> bool:
+def _shares_threads(engine: Engine, decode_threads: int) -> bool:
     """Whether batches run on the decode threads.
 
     On a CPU, more threads than cores evict each other's data from the caches. A batch waits for the few images that are
@@ -285,7 +281,7 @@ def _scores(outputs: _Outputs, function: ScoreFunction) -> Array:
             return outputs.logits
 
 
-def stall_after_s(engine: InferenceEngine) -> float:
+def stall_after_s(engine: Engine) -> float:
     """How long a batch may run before it counts as stalled: twenty times what a full one is expected to take."""
     if not engine.expected_rate:
         return 2 * _MIN_STALL_S

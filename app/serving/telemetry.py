@@ -31,6 +31,7 @@ class Telemetry:
         self._queue_wait = self._histogram("queue_wait_seconds", "One image, from decoded to the start of its batch.")
         self._inference = self._histogram("inference_seconds", "One batch in the engine.")
         self._batch_size = self._histogram("batch_size", "Images per batch.", buckets=_SIZES)
+        self._closed_connections = self._counter("closed_connections", "Connections closed as too many were open.", ())
         self._in_service = Gauge(
             "convnext_images_in_service", "Images admitted and not yet completed.", registry=self._registry
         )
@@ -44,6 +45,10 @@ class Telemetry:
         self._latency_child(route).observe(duration_s)
         if problem is not None:
             self._rejected.labels(problem).inc()
+
+    def on_closed_connection(self) -> None:
+        """Counts a connection that was closed before its request, as too many were open."""
+        self._closed_connections.inc()
 
     def on_batch(self, size: int, run_s: float) -> None:
         """Counts one batch that was run."""

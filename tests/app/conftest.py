@@ -12,7 +12,7 @@ from PIL import Image
 
 from app.main import create_app
 from app.settings import Settings
-from tests.app.fake_engine import FakeEngine, as_engine
+from tests.app.fake_engine import FakeEngine
 from tests.app.serving.squares import Squares
 from tests.app.types import CheckProblem, Connect, Grey, MakeApp, Until
 from tests.conftest import Encode
@@ -62,7 +62,7 @@ def make_app(engine: FakeEngine) -> MakeApp:
     """``make_app(**settings)`` returns the application with the fake engine."""
 
     def make(**settings: Any) -> FastAPI:  # Any: settings of different types
-        return create_app(Settings(**{"decode_threads": 2} | settings), as_engine(engine))
+        return create_app(Settings(**{"decode_threads": 2} | settings), engine)
 
     return make
 

@@ -3,31 +3,34 @@
 import asyncio
 import threading
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import cast
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from app.serving.engine import Pixels
 from model import Transform
 from model.head import HeadWeights
-from model.images.transform import Pixels
-from model.inference.engine import InferenceEngine
 from tests.constants import WAIT_S
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    """The name and labels of the network."""
+
+    name: str = "fake"
+    family: str = "native"
+    licence: str = "CC0-1.0"
+    sha256: str = "f" * 64
+    labels: tuple[str, ...] = tuple(f"grey {level}" for level in range(256))
+    transform: Transform = field(default_factory=lambda: Transform(8, 8))
 
 
 class FakeEngine:
     """Classifies an image of grey level v as class v. Batches can be held with ``gate``, and fail with ``failures``."""
 
     def __init__(self, max_batch_size: int = 8) -> None:
-        self.model = SimpleNamespace(
-            name="fake",
-            family="native",
-            licence="CC0-1.0",
-            sha256="f" * 64,
-            labels=tuple(f"grey {level}" for level in range(256)),
-            transform=Transform(8, 8),
-        )
+        self.model = FakeModel()
         self.device, self.precision, self.mode = "cpu", "float32", "eager"
         self.input_size, self.num_classes, self.parameters = 8, 256, 1
         self.max_batch_size, self.concurrency = max_batch_size, 1
@@ -69,8 +72,3 @@ class FakeEngine:
     async def entered(self) -> None:
         """Waits until one more batch has started."""
         assert await asyncio.to_thread(self._entered.acquire, timeout=WAIT_S)
-
-
-def as_engine(engine: FakeEngine) -> InferenceEngine:
-    """Returns the same object, typed as the engine that it replaces."""
-    return cast(InferenceEngine, engine)  # has every attribute that the service uses

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.api.dependencies import AppContext
+from app.api.context import AppContext
 from app.main import build_engine, create_app
 from app.settings import Settings
 from model import LoadedModel

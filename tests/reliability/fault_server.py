@@ -90,7 +90,13 @@ def main() -> None:
     with bind(settings.host, settings.port) as listener:
         app = create_app(settings, cast(InferenceEngine, engine))  # a fake with the same attributes
         app.state.context.telemetry.watch_dropped_logs(lambda: logs.dropped)
-        serve(app, listener, grace_s=settings.shutdown_grace_s, max_connections=settings.max_connections)
+        serve(
+            app,
+            listener,
+            grace_s=settings.shutdown_grace_s,
+            max_connections=settings.max_connections,
+            keep_alive_s=settings.keep_alive_s,
+        )
 
 
 if __name__ == "__main__":

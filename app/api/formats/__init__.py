@@ -7,13 +7,22 @@ from fastapi import APIRouter, Depends, FastAPI
 from app.api.dependencies import require_key
 from app.api.formats import huggingface, kserve_v1, open_inference, sagemaker, vertex
 from app.api.formats.vertex import VertexRoutes
+from app.api.route_table import RouteTable
 from app.platforms import RequestFormat
 
 
 def include_formats(
-    app: FastAPI, protocols: Collection[RequestFormat], vertex_routes: VertexRoutes, *, require_keys: bool
+    app: FastAPI,
+    table: RouteTable,
+    formats: Collection[RequestFormat],
+    vertex_routes: VertexRoutes,
+    *,
+    require_keys: bool,
 ) -> None:
-    """Adds the routes of ``protocols``; with ``require_keys``, all but the health checks need an API key."""
+    """Adds the routes of ``formats``; with ``require_keys``, all but the health checks need an API key.
+
+    Errors are ``{"error": message}``, as the clients of these formats expect, except on SageMaker.
+    """
     routers: dict[RequestFormat, tuple[APIRouter, APIRouter]] = {
         "open_inference": (open_inference.health, open_inference.router),
         "kserve": (kserve_v1.health, kserve_v1.router),
@@ -22,7 +31,12 @@ def include_formats(
         "huggingface": (APIRouter(), huggingface.router),
     }
     guards = [Depends(require_key)] if require_keys else []
-    for name in sorted(protocols):
+    for name in sorted(formats):
         health, predictions = routers[name]
         app.include_router(health)
         app.include_router(predictions, dependencies=guards)
+        plain_errors = name != "sagemaker"
+        table.add(health.routes, is_probe=True, plain_errors=plain_errors)
+        table.add(predictions.routes, plain_errors=plain_errors)
+        if predictions.prefix:
+            table.add_prefix(predictions.prefix)

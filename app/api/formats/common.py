@@ -1,53 +1,22 @@
-"""What the adapters share: reading images, classifying several, and errors as ``{"error": …}``."""
+"""What the adapters share: reading images and classifying several."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from fastapi import Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
+from fastapi import Request
 from pydantic import BaseModel, ValidationError
-from starlette.exceptions import HTTPException
 
-from app.api.dependencies import AppContext
-from app.api.encodings import decode_base64
-from app.api.intake import receive
-from app.api.problems import InvalidRequest, problem_response, problem_type
+from app.api.body import BodyReader, admitted_body
+from app.api.context import AppContext
+from app.api.decoding import decode_base64
+from app.api.problems import InvalidRequest
 from app.api.routes.predict import PredictQuery
-from app.api.uploads import BodyReader
 from app.serving.results import Classification, ClassifyOptions
 from app.serving.service import ClassificationService
 
 Json = dict[str, Any]  # Any: a JSON object
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class ErrorRoute(APIRoute):
-    """A route whose errors have the body ``{"error": message}``, as the clients of these protocols expect."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:  # Any: the base class's type
-        """The function that handles a request."""
-        handler = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except HTTPException as error:
-                return JSONResponse({"error": error.detail}, error.status_code)
-            except RequestValidationError as error:
-                return JSONResponse({"error": str(error.errors())}, 422)
-            except Exception as error:
-                row = problem_type(error)
-                if row is None:
-                    raise
-                request.state.problem = row.type
-                headers = dict(problem_response(error).headers)
-                kept = {name: value for name, value in headers.items() if name in ("retry-after", "www-authenticate")}
-                return JSONResponse({"error": str(error)}, row.status, kept)
-
-        return handle
 
 
 async def classify_images(
@@ -66,7 +35,7 @@ async def classify_images(
             raise InvalidRequest(f"There are {len(body[0])} images; send 1 to {context.max_images_per_request}.")
         return len(body[0])
 
-    async with receive(request, context, service, read, count) as (images, options):
+    async with admitted_body(request, context, service, read, count) as (images, options):
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(service.classify(image, options)) for image in images]

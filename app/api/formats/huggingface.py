@@ -9,13 +9,13 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
+from app.api.body import BodyReader
+from app.api.decoding import decode_base64, parse_json
 from app.api.dependencies import ContextDep, ServiceDep
-from app.api.encodings import decode_base64, parse_json
-from app.api.formats.common import ErrorRoute, Json, classify_images, parse
-from app.api.uploads import BodyReader
+from app.api.formats.common import Json, classify_images, parse
 from app.serving.results import ClassifyOptions
 
-router = APIRouter(tags=["Hugging Face"], route_class=ErrorRoute)
+router = APIRouter(tags=["Hugging Face"])
 
 
 class Parameters(BaseModel):

@@ -7,19 +7,18 @@ added ``:explain``. Images are base64 strings: ``{"instances": [{"b64": "…"}]}
 from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, ConfigDict
 
+from app.api.body import BodyReader, admitted_body
+from app.api.decoding import parse_json
 from app.api.dependencies import ContextDep, ServiceDep
-from app.api.encodings import parse_json
-from app.api.formats.common import ErrorRoute, Json, classify_images, decode_instances, parse, parse_options
-from app.api.intake import receive
+from app.api.formats.common import Json, classify_images, decode_instances, parse, parse_options
 from app.api.problems import InvalidRequest
 from app.api.routes.explain import explanation_content
 from app.api.routes.predict import prediction_rows
-from app.api.uploads import BodyReader
 from app.serving.results import ClassifyOptions
 from app.serving.service import ClassificationService
 
-health = APIRouter(prefix="/v1", tags=["KServe V1"], route_class=ErrorRoute)
-router = APIRouter(prefix="/v1", tags=["KServe V1"], route_class=ErrorRoute)
+health = APIRouter(prefix="/v1", tags=["KServe V1"])
+router = APIRouter(prefix="/v1", tags=["KServe V1"])
 
 
 class ExplainParameters(BaseModel):
@@ -65,7 +64,7 @@ async def explain(name: str, request: Request, context: ContextDep, service: Ser
             raise InvalidRequest(f"There are {len(images)} instances; send one to explain.")
         return images, _class_id(document.get("parameters"))
 
-    async with receive(request, context, service, read) as ([image], class_id):
+    async with admitted_body(request, context, service, read) as ([image], class_id):
         result = await service.explain(image, class_id)
     return {"explanations": [explanation_content(result)]}
 

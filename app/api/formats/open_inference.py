@@ -16,16 +16,16 @@ import numpy.typing as npt
 from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import BaseModel, Field
 
+from app.api.body import BodyReader
+from app.api.decoding import decode_base64, parse_json
 from app.api.dependencies import ContextDep, ServiceDep
-from app.api.encodings import decode_base64, parse_json
-from app.api.formats.common import ErrorRoute, Json, classify_images, parse, parse_options
+from app.api.formats.common import Json, classify_images, parse, parse_options
 from app.api.formats.kserve_v1 import check_name
 from app.api.problems import InvalidRequest
-from app.api.uploads import BodyReader
 from app.serving.results import Classification, ClassifyOptions
 
-health = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], route_class=ErrorRoute)
-router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], route_class=ErrorRoute)
+health = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
 _HEADER = "Inference-Header-Content-Length"
 _VERSION = "1"

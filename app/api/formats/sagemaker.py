@@ -8,13 +8,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from app.api.body import BodyReader, admitted_body
 from app.api.dependencies import ContextDep, ServiceDep
 from app.api.formats.common import Json
-from app.api.intake import receive, timing_headers
 from app.api.problems import PREDICTION_ERRORS, openapi_responses
 from app.api.routes.predict import PredictQuery, prediction_rows
-from app.api.schemas import PredictResponse
-from app.api.uploads import BodyReader
+from app.api.schemas import PredictResponse, server_timing
 
 health = APIRouter(tags=["SageMaker"])
 router = APIRouter(tags=["SageMaker"])
@@ -43,7 +42,7 @@ async def invocations(
         is_image = request.headers.get("content-type", "") == "application/x-image"
         return await (reader.body() if is_image else reader.image())
 
-    async with receive(request, context, service, read) as image:
+    async with admitted_body(request, context, service, read) as image:
         result = await service.classify(image, query.options())
-    response.headers.update(timing_headers(result.timings))
+    response.headers.update(server_timing(result.timings))
     return {"model": service.engine.model.name, "predictions": prediction_rows(result)}

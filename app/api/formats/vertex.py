@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, HTTPException, Request
 
 from app.api.dependencies import ContextDep, ServiceDep
-from app.api.formats.common import ErrorRoute, Json, classify_images
+from app.api.formats.common import Json, classify_images
 from app.api.formats.kserve_v1 import read_instances
 from app.api.routes.predict import prediction_rows
 
@@ -24,8 +24,8 @@ class VertexRoutes:
 
 def build_routers(routes: VertexRoutes) -> tuple[APIRouter, APIRouter]:
     """The routers of the health check and of predictions."""
-    health = APIRouter(tags=["Vertex AI"], route_class=ErrorRoute)
-    router = APIRouter(tags=["Vertex AI"], route_class=ErrorRoute)
+    health = APIRouter(tags=["Vertex AI"])
+    router = APIRouter(tags=["Vertex AI"])
     health.get(routes.health, summary="Readiness", name="vertex_health")(_ready)
     router.post(routes.predict, summary="Classify images", name="vertex_predict")(_predict)
     return health, router

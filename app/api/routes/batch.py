@@ -6,18 +6,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import to_json
 
+from app.api.body import BodyReader, admitted_body
 from app.api.dependencies import ContextDep, ServiceDep
-from app.api.direct_route import DirectRoute
-from app.api.intake import receive
-from app.api.multipart import FormFile
+from app.api.form import FormFile
 from app.api.problems import IMAGE_ERRORS, PREDICTION_ERRORS, openapi_responses, problem_content
 from app.api.routes.predict import PredictQuery, prediction_rows
 from app.api.schemas import BatchResponse
-from app.api.uploads import BodyReader
 from app.serving.results import ClassifyOptions
 from app.serving.service import ClassificationService
 
-router = APIRouter(tags=["predict"], route_class=DirectRoute)
+router = APIRouter(tags=["predict"])
 
 _BINARY = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "required": ["files"], "properties": {"files": {"type": "array", "items": _BINARY}}}
@@ -44,7 +42,7 @@ async def predict_batch(
         return await reader.files(context.max_images_per_request)
 
     options = query.options()
-    async with receive(request, context, service, read, len) as files:
+    async with admitted_body(request, context, service, read, len) as files:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(_classify(service, file, options)) for file in files]
@@ -58,7 +56,7 @@ async def _classify(
     service: ClassificationService, file: FormFile, options: ClassifyOptions
 ) -> dict[str, Any]:  # Any: JSON
     try:
-        result = await service.classify(bytes(file.content), options)
+        result = await service.classify(file.content, options)
     except IMAGE_ERRORS as error:
         return {"file_name": file.name, "problem": problem_content(error)}
     return {"file_name": file.name, "predictions": prediction_rows(result)}

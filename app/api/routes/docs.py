@@ -16,13 +16,13 @@ _FILES = {
 }
 
 
-@router.api_route("/docs", methods=["GET", "HEAD"])
+@router.get("/docs")
 async def docs(request: Request) -> Response:
     """The API's documentation."""
     return await _OWN.get_response("docs.html", request.scope)
 
 
-@router.api_route("/docs/{name}", methods=["GET", "HEAD"])
+@router.get("/docs/{name}")
 async def docs_file(name: str, request: Request) -> Response:
     """A script, style sheet or image of the documentation."""
     if name not in _FILES:

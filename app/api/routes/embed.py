@@ -5,22 +5,19 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from app.api.body import BodyReader, admitted_body
 from app.api.dependencies import ContextDep, ServiceDep
-from app.api.direct_route import DirectRoute
-from app.api.intake import IMAGE_BODY, receive, timing_headers
+from app.api.openapi import IMAGE_BODY
 from app.api.problems import PREDICTION_ERRORS, openapi_responses
-from app.api.schemas import EmbedResponse
-from app.api.uploads import BodyReader
+from app.api.schemas import EmbedResponse, StrictQuery, server_timing
 
-router = APIRouter(tags=["predict"], route_class=DirectRoute)
+router = APIRouter(tags=["predict"])
 
 
-class EmbedQuery(BaseModel):
+class EmbedQuery(StrictQuery):
     """The query parameters; an unknown one is an error."""
-
-    model_config = ConfigDict(extra="forbid")
 
     encoding: Literal["float", "base64"] = Field(
         "float", description="`float`: a list of numbers; `base64`: little-endian float32, a quarter of the size."
@@ -41,7 +38,7 @@ async def embed(
 
     The dot product of two embeddings is their cosine similarity.
     """
-    async with receive(request, context, service, BodyReader.image) as image:
+    async with admitted_body(request, context, service, BodyReader.image) as image:
         result = await service.embed(image)
     vector = result.vector
     as_text = query.encoding == "base64"
@@ -52,4 +49,4 @@ async def embed(
         "encoding": query.encoding,
         "embedding": encoded,
     }
-    return JSONResponse(content, headers=timing_headers(result.timings))
+    return JSONResponse(content, headers=server_timing(result.timings))

@@ -6,18 +6,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from app.api.body import BodyReader, admitted_body
 from app.api.dependencies import ContextDep, ServiceDep
-from app.api.direct_route import DirectRoute
 from app.api.heatmap import draw
-from app.api.intake import IMAGE_BODY, receive, timing_headers
+from app.api.openapi import IMAGE_BODY
 from app.api.problems import PREDICTION_ERRORS, NotAcceptable, openapi_responses
-from app.api.schemas import ExplainResponse
-from app.api.uploads import BodyReader
+from app.api.schemas import ExplainResponse, StrictQuery, server_timing
 from app.serving.results import Explanation
 
-router = APIRouter(tags=["predict"], route_class=DirectRoute)
+router = APIRouter(tags=["predict"])
 
 _JSON, _PNG = "application/json", "image/png"
 _QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")
@@ -26,10 +25,8 @@ _RESPONSES = openapi_responses(*PREDICTION_ERRORS, NotAcceptable) | {
 }
 
 
-class ExplainQuery(BaseModel):
+class ExplainQuery(StrictQuery):
     """The query parameters; an unknown one is an error."""
-
-    model_config = ConfigDict(extra="forbid")
 
     class_id: int | None = Field(
         None, ge=0, description="The class to explain; unset: the most probable one.", examples=[281]
@@ -51,10 +48,10 @@ async def explain(
     With `Accept: image/png` the response is the map laid over the image as the network saw it.
     """
     media_type = _media_type(request.headers.get("accept", "*/*"))
-    async with receive(request, context, service, BodyReader.image) as image:
+    async with admitted_body(request, context, service, BodyReader.image) as image:
         result = await service.explain(image, query.class_id)
         picture = await asyncio.to_thread(draw, result.pixels, result.map.values) if media_type == _PNG else b""
-    headers = timing_headers(result.timings) | {"Vary": "Accept"}
+    headers = server_timing(result.timings) | {"Vary": "Accept"}
     if media_type == _PNG:
         return Response(picture, media_type=_PNG, headers=headers)
     return JSONResponse({"model": service.engine.model.name, **explanation_content(result)}, headers=headers)

@@ -14,8 +14,6 @@ _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": Health, "descripti
 _FAILED: dict[int | str, dict[str, Any]] = {503: {"model": Liveness, "description": "Failed; restart the process."}}
 
 
-@router.head("/health", include_in_schema=False)
-@router.head("/health/ready", include_in_schema=False)
 @router.get("/health", summary="Readiness", responses=_NOT_READY)
 @router.get("/health/ready", summary="Readiness", responses=_NOT_READY)
 async def ready(response: Response, context: ContextDep) -> Health:
@@ -30,7 +28,6 @@ async def ready(response: Response, context: ContextDep) -> Health:
     return Health(status=status, model=engine.model.name, device=str(engine.device), precision=engine.precision)
 
 
-@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", summary="Liveness", responses=_FAILED)
 async def live(response: Response, context: ContextDep) -> Liveness:
     """503 only if a restart is the only remedy: a lost device, or a batch or decoder that does not end."""

@@ -8,7 +8,7 @@ router = APIRouter(include_in_schema=False)
 static_files = StaticAssets(policy=PAGE_POLICY, directory=STATIC_DIRECTORY)
 
 
-@router.api_route("/", methods=["GET", "HEAD"])
+@router.get("/")
 async def page(request: Request) -> Response:
     """A page that classifies photos."""
     return await static_files.get_response("index.html", request.scope)

@@ -3,24 +3,21 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from pydantic_core import to_json
 
+from app.api.body import BodyReader, admitted_body
 from app.api.dependencies import ContextDep, ServiceDep
-from app.api.direct_route import DirectRoute
-from app.api.intake import IMAGE_BODY, receive, timing_headers
+from app.api.openapi import IMAGE_BODY
 from app.api.problems import PREDICTION_ERRORS, openapi_responses
-from app.api.schemas import PredictResponse
-from app.api.uploads import BodyReader
+from app.api.schemas import PredictResponse, StrictQuery, server_timing
 from app.serving.results import Classification, ClassifyOptions
 
-router = APIRouter(tags=["predict"], route_class=DirectRoute)
+router = APIRouter(tags=["predict"])
 
 
-class PredictQuery(BaseModel):
+class PredictQuery(StrictQuery):
     """The query parameters of a prediction; an unknown one is an error."""
-
-    model_config = ConfigDict(extra="forbid")
 
     top_k: int | None = Field(
         None, ge=1, description="How many classes to return, at most the number of labels.", examples=[5]
@@ -34,7 +31,6 @@ class PredictQuery(BaseModel):
         return ClassifyOptions(self.top_k, self.min_probability)
 
 
-@router.post("/predict/", include_in_schema=False)
 @router.post(
     "/predict",
     summary="Classify an image",
@@ -46,7 +42,7 @@ async def predict(
     request: Request, context: ContextDep, service: ServiceDep, query: Annotated[PredictQuery, Query()]
 ) -> Response:
     """Returns the most probable classes of one image: the multipart part named `file`, or the body itself."""
-    async with receive(request, context, service, BodyReader.image) as image:
+    async with admitted_body(request, context, service, BodyReader.image) as image:
         result = await service.classify(image, query.options())
     return _response(service.engine.model.name, result)
 
@@ -60,4 +56,4 @@ def prediction_rows(result: Classification) -> list[dict[str, Any]]:  # Any: JSO
 
 def _response(model: str, result: Classification) -> Response:
     content = {"model": model, "predictions": prediction_rows(result)}
-    return Response(to_json(content), media_type="application/json", headers=timing_headers(result.timings))
+    return Response(to_json(content), media_type="application/json", headers=server_timing(result.timings))

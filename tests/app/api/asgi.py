@@ -1,23 +1,17 @@
-"""Requests at the level of ASGI, and the types of the fixtures."""
+"""Requests at the level of ASGI."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import MutableMapping
 from typing import Any
 
 import httpx
 from fastapi import FastAPI
 
-from app.api.dependencies import AppContext
+from app.api.context import AppContext
 from app.serving.service import ClassificationService
 from tests.constants import WAIT_S
 
 Message = MutableMapping[str, Any]  # Any: as in the ASGI specification
-MakeApp = Callable[..., FastAPI]
-Connect = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
-Grey = Callable[..., bytes]
-Until = Callable[[Callable[[], object]], Awaitable[None]]
-CheckProblem = Callable[[httpx.Response, int, str], str]
 
 PNG = {"content-type": "image/png"}
 FORM = {"content-type": "multipart/form-data; boundary=x"}
@@ -51,7 +45,13 @@ class Upload:
 
 
 async def call(
-    app: FastAPI, upload: Upload, target: str = "/predict", headers: dict[str, str] = PNG, method: str = "POST"
+    app: FastAPI,
+    upload: Upload,
+    target: str = "/predict",
+    headers: dict[str, str] = PNG,
+    method: str = "POST",
+    *,
+    over_limit: bool = False,
 ) -> httpx.Response:
     """The response of ``app`` to one request."""
     sent: list[Message] = []
@@ -73,7 +73,7 @@ async def call(
         "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
         "client": ("127.0.0.1", 1),
         "server": ("service", 80),
-        "state": {},
+        "state": {"over_limit": over_limit},
     }
     async with asyncio.timeout(WAIT_S):
         await app(scope, upload.receive, send)

@@ -6,12 +6,8 @@ from urllib.parse import unquote
 import pytest
 
 from app.api.access_log import AccessEntry
-from tests.app.api.asgi import (
-    PNG,
-    Connect,
-    MakeApp,
-    service_of,
-)
+from tests.app.api.asgi import PNG, service_of
+from tests.app.types import Connect, MakeApp
 
 PREDICT = AccessEntry("POST", "/predict", "/predict", 200, 0.0123456, "abc", None)
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from app.api.keys import NoKeys
-from tests.app.api.asgi import PNG, CheckProblem, Connect, Grey, MakeApp, Upload, call, context_of
+from tests.app.api.asgi import PNG, Upload, call, context_of
+from tests.app.types import CheckProblem, Connect, Grey, MakeApp
 
 pytestmark = pytest.mark.anyio
 

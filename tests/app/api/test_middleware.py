@@ -10,21 +10,9 @@ from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from tests.app.api.asgi import (
-    PNG,
-    CheckProblem,
-    Connect,
-    Grey,
-    MakeApp,
-    Message,
-    Until,
-    Upload,
-    call,
-    context_of,
-    service_of,
-    start,
-)
+from tests.app.api.asgi import PNG, Message, Upload, call, context_of, service_of, start
 from tests.app.fake_engine import FakeEngine
+from tests.app.types import CheckProblem, Connect, Grey, MakeApp, Until
 from tests.constants import WAIT_S
 
 pytestmark = pytest.mark.anyio
@@ -56,12 +44,39 @@ async def test_rejects_a_post_on_its_headers_alone_while_the_queue_is_full(
         assert (await client.post("/predict", content=grey(1), headers=PNG)).status_code == 200
 
 
-async def test_early_rejections_are_counted_without_a_route(make_app: MakeApp, connect: Connect, grey: Grey) -> None:
+async def test_rejections_are_counted_under_their_route(make_app: MakeApp, connect: Connect, grey: Grey) -> None:
     app = make_app()
     async with connect(app) as client:
         await service_of(app).drain(1)
         await client.post("/predict", content=grey(1), headers=PNG)
-        assert 'convnext_requests_total{route="unmatched",status="503"} 1.0' in await request_counts(client)
+        assert 'convnext_requests_total{route="/predict",status="503"} 1.0' in await request_counts(client)
+
+
+async def test_a_connection_over_the_limit_is_for_probes_only(make_app: MakeApp, connect: Connect, grey: Grey) -> None:
+    app = make_app(protocols="open_inference")
+    async with connect(app) as client:
+        for target in ("/health", "/health/live", "/metrics", "/v2/health/ready", "/v2/models/fake/ready"):
+            assert (await call(app, Upload(b""), target, method="GET", over_limit=True)).status_code == 200
+        rejected = await call(app, Upload(grey(1)), over_limit=True)
+        assert (rejected.status_code, rejected.json()["type"]) == (503, "overloaded")
+        assert rejected.headers["connection"] == "close"
+        assert 'convnext_requests_total{route="/predict",status="503"} 1.0' in await request_counts(client)
+
+
+async def test_head_is_get_without_a_body(make_app: MakeApp, connect: Connect) -> None:
+    async with connect(make_app()) as client:
+        for path in ("/", "/health", "/model", "/model/labels", "/metrics", "/openapi.json", "/docs"):
+            response, expected = await client.head(path), await client.get(path)
+            assert (response.status_code, response.content) == (200, b"")
+            assert response.headers["content-type"] == expected.headers["content-type"]
+        assert (await client.post("/model")).headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("path", ["/predict/", "/predict/batch/", "/embed/", "/explain/"])
+async def test_a_slash_at_the_end_of_a_path_does_not_matter(connect: Connect, grey: Grey, path: str) -> None:
+    name = "files" if "batch" in path else "file"
+    async with connect() as client:
+        assert (await client.post(path, files={name: grey(1)})).status_code == 200
 
 
 async def test_cancels_the_work_of_a_client_that_disconnects(
@@ -193,7 +208,7 @@ async def test_the_routes_of_the_framework_have_their_own_labels(connect: Connec
         'convnext_requests_total{route="/openapi.json",status="200"} 1.0',
         'convnext_requests_total{route="/docs",status="200"} 1.0',
         'convnext_requests_total{route="/docs/{name}",status="200"} 1.0',
-        'convnext_requests_total{route="/predict/",status="405"} 1.0',
+        'convnext_requests_total{route="/predict",status="405"} 1.0',
     }
 
 
@@ -211,7 +226,7 @@ async def test_mounted_applications_have_their_own_labels(make_app: MakeApp, con
             await client.get(path)
         counts = await request_counts(client)
     assert counts == {
-        'convnext_requests_total{route="/api/items/{number}",status="200"} 2.0',
+        'convnext_requests_total{route="/api",status="200"} 2.0',
         'convnext_requests_total{route="/api",status="404"} 1.0',
         'convnext_requests_total{route="/files",status="200"} 2.0',
         'convnext_requests_total{route="unmatched",status="404"} 1.0',

@@ -8,7 +8,8 @@ import pytest
 
 from app.api.problems import PREDICTION_ERRORS, problem_type
 from app.serving.errors import Overloaded
-from tests.app.api.asgi import PNG, Connect, Grey, MakeApp, context_of
+from tests.app.api.asgi import PNG, context_of
+from tests.app.types import Connect, Grey, MakeApp
 
 pytestmark = pytest.mark.anyio
 
@@ -93,7 +94,7 @@ def test_routes_fields_and_parameters_have_descriptions(described: Schema) -> No
 
 def test_a_prediction_takes_a_file_or_the_image_itself(described: Schema) -> None:
     operation = described["paths"]["/predict"]["post"]
-    assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "image/*", "application/json"}
+    assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["properties"]["file"]["format"] == "binary"
     assert {parameter["name"] for parameter in operation["parameters"]} == {"top_k", "min_probability"}

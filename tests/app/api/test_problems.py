@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.api import problems
-from app.api.problems import PREDICTION_ERRORS, openapi_responses, problem_response, problem_type
+from app.api.problems import PREDICTION_ERRORS, error_response, openapi_responses, problem_type
 from app.api.schemas import Problem
 from app.serving import errors
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedFormat
@@ -36,7 +36,7 @@ def test_every_error_of_the_serving_layer_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_an_error_becomes_its_problem(kind: type[Exception]) -> None:
-    response = problem_response(build(kind))
+    response = error_response(build(kind))
     assert (response.status_code, response.media_type) == (ROWS[kind][0], "application/problem+json")
     body = json.loads(bytes(response.body))
     assert Problem.model_validate(body, strict=True)
@@ -54,19 +54,19 @@ def test_a_subclass_has_the_row_of_its_nearest_base_class() -> None:
 
 @pytest.mark.parametrize(("wait_s", "seconds"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2"), (59.5, "60")])
 def test_retry_after_is_a_positive_number_of_whole_seconds(wait_s: float, seconds: str) -> None:
-    assert problem_response(errors.Overloaded("full", wait_s)).headers["retry-after"] == seconds
+    assert error_response(errors.Overloaded("full", wait_s)).headers["retry-after"] == seconds
 
 
 def test_unavailable_says_when_to_retry() -> None:
-    assert int(problem_response(errors.Unavailable("draining")).headers["retry-after"]) >= 1
+    assert int(error_response(errors.Unavailable("draining")).headers["retry-after"]) >= 1
 
 
 def test_unauthorized_names_the_scheme() -> None:
-    assert problem_response(problems.Unauthorized("no key")).headers["www-authenticate"] == "Bearer"
+    assert error_response(problems.Unauthorized("no key")).headers["www-authenticate"] == "Bearer"
 
 
 def test_an_unexpected_error_does_not_reveal_its_cause() -> None:
-    response = problem_response(ZeroDivisionError("secret"))
+    response = error_response(ZeroDivisionError("secret"))
     assert response.status_code == 500
     assert "secret" not in Problem.model_validate_json(bytes(response.body)).detail
 

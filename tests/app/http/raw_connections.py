@@ -8,9 +8,7 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.server import ServerState
 
-from app.api.early_rejection import Rejection
-from app.http.connections import ConnectionMonitor
-from app.http.protocol import Protocol
+from app.http.connections import ConnectionLimit, ConnectionMonitor, HttpProtocol
 from tests.constants import WAIT_S
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -41,7 +39,7 @@ async def serving(
     *,
     timeout_s: float = WAIT_S,
     max_connections: int = 100,
-    reject_early: Callable[[bytes], Rejection | None] | None = None,
+    keep_alive_s: int = 75,
 ) -> AsyncIterator[Connect]:
     """Runs a server of ``app``; returns a function that opens a connection to it."""
     config = uvicorn.Config(
@@ -49,15 +47,16 @@ async def serving(
         log_config=None,
         access_log=False,
         ws="none",
-        limit_concurrency=max_connections + 1,
+        timeout_keep_alive=keep_alive_s,
     )
     config.load()
     state = ServerState()
-    monitor = ConnectionMonitor(cast(set[Protocol], state.connections), timeout_s)
+    limit = ConnectionLimit(max_connections)
+    monitor = ConnectionMonitor(cast(set[HttpProtocol], state.connections), limit, timeout_s)
     task = asyncio.create_task(monitor.run())
     writers: list[asyncio.StreamWriter] = []
     server = await asyncio.get_running_loop().create_server(
-        lambda: Protocol(config, state, {}, reject_early=reject_early), "127.0.0.1", 0
+        lambda: HttpProtocol(config, state, {}, limit=limit), "127.0.0.1", 0
     )
 
     async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

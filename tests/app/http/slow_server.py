@@ -12,7 +12,7 @@ from app.logs import configure_logging
 from app.main import create_app
 from app.settings import Settings
 from model.images.transform import Pixels
-from tests.app.fake_engine import FakeEngine, as_engine
+from tests.app.fake_engine import FakeEngine
 
 
 class HeldEngine(FakeEngine):
@@ -37,5 +37,5 @@ if __name__ == "__main__":
     configure_logging("text", "info", sys.stderr)
     settings = Settings(decode_threads=1, shutdown_grace_s=float(sys.argv[1]))
     with bind("127.0.0.1", 0) as listener:
-        app = create_app(settings, as_engine(HeldEngine()))
-        serve(app, listener, grace_s=settings.shutdown_grace_s, max_connections=100)
+        app = create_app(settings, HeldEngine())
+        serve(app, listener, grace_s=settings.shutdown_grace_s, max_connections=100, keep_alive_s=75)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.http.protocol import MAX_HEADER_BYTES
+from app.http.connections import MAX_HEADER_BYTES
 from tests.app.http.raw_connections import (
     REQUEST,
     read_response,
@@ -88,7 +88,7 @@ async def test_trailers_over_the_limit_get_a_431() -> None:
 
 async def test_large_headers_and_a_larger_body_are_accepted() -> None:
     body = b"x" * (4 * MAX_HEADER_BYTES)
-    headers = b"POST / HTTP/1.1\r\nHost: a\r\nX: %s\r\nContent-Length: %d\r\n\r\n" % (b"a" * 60_000, len(body))
+    headers = b"POST / HTTP/1.1\r\nHost: a\r\nX: %s\r\nContent-Length: %d\r\n\r\n" % (b"a" * 30_000, len(body))
     async with serving() as connect:
         reader, writer = await connect()
         for _ in range(2):
@@ -113,25 +113,55 @@ async def test_a_client_that_does_not_read_is_disconnected() -> None:
         assert len(await read_until_closed(reader)) < 64 << 20
 
 
-async def test_connections_over_the_limit_get_a_503_until_others_are_closed() -> None:
-    async with serving(max_connections=2) as connect:
-        first, second = await connect(), await connect()
-        for reader, writer in (first, second):
+async def echo_over_limit(scope: Any, _receive: Any, send: Any) -> None:  # Any: ASGI
+    await respond(send, b"over" if scope["state"].get("over_limit") else b"within")
+
+
+async def test_the_application_learns_of_connections_over_the_limit_until_others_are_closed() -> None:
+    async with serving(echo_over_limit, max_connections=2) as connect:
+        first, second, third = await connect(), await connect(), await connect()
+        for (reader, writer), expected in ((first, b"within"), (second, b"within"), (third, b"over")):
             writer.write(REQUEST)
-            assert await read_response(reader) == (200, b"0")
-        reader, _ = await connect()
-        headers = await reader.readuntil(b"\r\n\r\n")
-        assert headers.startswith(b"HTTP/1.1 503 ")
-        assert b"\r\nRetry-After: 5\r\n" in headers
-        assert json.loads(await read_until_closed(reader))["type"] == "overloaded"
+            assert await read_response(reader) == (200, expected)
         first[1].close()
         await first[1].wait_closed()
-        while True:
+        while True:  # until the server knows
             reader, writer = await connect()
             writer.write(REQUEST)
-            try:
-                status, _ = await read_response(reader)
-            except (asyncio.IncompleteReadError, ConnectionError):
-                continue
-            if status == 200:
+            if await read_response(reader) == (200, b"within"):
                 break
+
+
+async def test_silent_connections_do_not_keep_probes_out() -> None:
+    silent = 50
+    async with serving(echo_over_limit, max_connections=2) as connect:
+        connections = [await connect() for _ in range(silent)]
+        reader, writer = await connect()
+        writer.write(REQUEST)
+        assert await read_response(reader) == (200, b"over")
+        headers = await connections[2][0].readuntil(b"\r\n\r\n")  # the oldest above the limit
+        assert headers.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: 5\r\n" in headers
+        assert json.loads(await read_until_closed(connections[2][0]))["type"] == "overloaded"
+        for reader, writer in connections[:2]:
+            writer.write(REQUEST)
+            assert await read_response(reader) == (200, b"within")
+
+
+async def test_a_connection_may_be_idle_between_two_requests_for_longer_than_a_request_may_take() -> None:
+    async with serving(timeout_s=0.1, keep_alive_s=60) as connect:
+        reader, writer = await connect()
+        writer.write(REQUEST)
+        assert await read_response(reader) == (200, b"0")
+        silent, _ = await connect()
+        assert (await read_response(silent))[0] == 408  # the deadline has passed
+        writer.write(REQUEST)
+        assert await read_response(reader) == (200, b"0")
+
+
+async def test_an_idle_connection_is_closed_after_the_keep_alive_timeout() -> None:
+    async with serving(keep_alive_s=0) as connect:
+        reader, writer = await connect()
+        writer.write(REQUEST)
+        assert await read_response(reader) == (200, b"0")
+        assert await read_until_closed(reader) == b""

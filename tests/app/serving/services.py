@@ -1,21 +1,24 @@
 """A service of a fake engine."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
+from app.serving.engine import Pixels
 from app.serving.results import Classification, ClassifyOptions
 from app.serving.service import ClassificationService, Limits
 from app.serving.telemetry import Telemetry
-from tests.app.fake_engine import FakeEngine, as_engine
+from model.images.transform import preprocess
+from tests.app.fake_engine import FakeEngine
 from tests.constants import WAIT_S
 
 LIMITS = Limits(
     default_top_k=3,
     max_queue_size=4,
     max_queue_wait_s=1.0,
+    request_timeout_s=WAIT_S,
     max_queue_delay_s=0.0,
-    max_image_pixels=10_000,
     decode_threads=1,
     decode_timeout_s=WAIT_S,
     probe_interval_s=0.01,
@@ -23,8 +26,15 @@ LIMITS = Limits(
 
 
 @asynccontextmanager
-async def started(engine: FakeEngine, limits: Limits = LIMITS) -> AsyncIterator[ClassificationService]:
-    service = ClassificationService(as_engine(engine), Telemetry(), limits)
+async def started(
+    engine: FakeEngine, limits: Limits = LIMITS, decode: Callable[[bytes], Pixels] | None = None
+) -> AsyncIterator[ClassificationService]:
+    service = ClassificationService(
+        engine,
+        decode or partial(preprocess, transform=engine.model.transform, max_image_pixels=10_000),
+        Telemetry(),
+        limits,
+    )
     service.start()
     try:
         yield service

@@ -9,17 +9,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from app.serving.engine import Pixels
 from app.serving.errors import InvalidParameter, Overloaded, Unavailable
 from app.serving.results import Classification
 from app.serving.service import stall_after_s
 from model.errors import DeviceLost, EngineError, ImageTooLarge, InvalidImage, UnsupportedFormat
-from model.images.transform import Pixels
-from tests.app.fake_engine import FakeEngine, as_engine
+from tests.app.fake_engine import FakeEngine
 from tests.app.serving.services import LIMITS, classify, started
 from tests.app.serving.squares import ticks
 from tests.app.types import Grey, Until
 from tests.conftest import Encode, MakePhoto
 from tests.constants import WAIT_S
+
+BLANK = np.zeros((8, 8, 3), np.uint8)
 
 pytestmark = pytest.mark.anyio
 
@@ -78,14 +80,11 @@ async def test_rejects_an_image_with_too_many_pixels(engine: FakeEngine, make_ph
         assert await classify(service, encode(make_photo(100, 100)))
 
 
-async def test_is_unavailable_if_there_is_not_enough_memory_to_decode(
-    engine: FakeEngine, grey: Grey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def exhausted(*_arguments: object, **_options: object) -> None:
+async def test_is_unavailable_if_there_is_not_enough_memory_to_decode(engine: FakeEngine, grey: Grey) -> None:
+    def exhausted(_data: bytes) -> Pixels:
         raise MemoryError
 
-    monkeypatch.setattr("app.serving.service.preprocess", exhausted)
-    async with started(engine) as service:
+    async with started(engine, decode=exhausted) as service:
         with pytest.raises(Unavailable):
             await classify(service, grey(0))
 
@@ -159,7 +158,7 @@ async def test_a_batch_may_take_twenty_times_as_long_as_measured(
     engine: FakeEngine, rate: float, limit_s: float
 ) -> None:
     engine.expected_rate = rate  # images/s, in batches of 8
-    assert stall_after_s(as_engine(engine)) == limit_s
+    assert stall_after_s(engine) == limit_s
 
 
 async def test_ten_failed_batches_in_a_row_make_it_failed(engine: FakeEngine, grey: Grey, until: Until) -> None:
@@ -182,16 +181,14 @@ async def test_a_lost_device_makes_it_failed(engine: FakeEngine, grey: Grey) -> 
     assert engine.batches == [[1]]
 
 
-async def test_stuck_decoders_make_it_failing_and_later_failed(
-    engine: FakeEngine, grey: Grey, monkeypatch: pytest.MonkeyPatch, until: Until
-) -> None:
+async def test_stuck_decoders_make_it_failing_and_later_failed(engine: FakeEngine, grey: Grey, until: Until) -> None:
     gate = threading.Event()
 
-    def held(*_arguments: object, **_options: object) -> None:
+    def held(_data: bytes) -> Pixels:
         assert gate.wait(WAIT_S)
+        return BLANK
 
-    monkeypatch.setattr("app.serving.service.preprocess", held)
-    async with started(engine, replace(LIMITS, decode_timeout_s=0.05)) as service:
+    async with started(engine, replace(LIMITS, decode_timeout_s=0.05), held) as service:
         with pytest.raises(InvalidImage):
             await classify(service, grey(1))
         await until(lambda: service.status == "failing")
@@ -225,17 +222,15 @@ async def test_a_drain_ends_after_its_grace_period(engine: FakeEngine, grey: Gre
                 await task
 
 
-async def test_closing_fails_requests_that_wait_for_a_decoder(
-    engine: FakeEngine, grey: Grey, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_closing_fails_requests_that_wait_for_a_decoder(engine: FakeEngine, grey: Grey) -> None:
     entered, gate = threading.Event(), threading.Event()
 
-    def held(*_arguments: object, **_options: object) -> None:
+    def held(_data: bytes) -> Pixels:
         entered.set()
         assert gate.wait(WAIT_S)
+        return BLANK
 
-    monkeypatch.setattr("app.serving.service.preprocess", held)
-    async with started(engine) as service:
+    async with started(engine, decode=held) as service:
         tasks = [asyncio.create_task(classify(service, grey(0))) for _ in range(3)]
         assert await asyncio.to_thread(entered.wait, WAIT_S)
         async with asyncio.timeout(WAIT_S):

@@ -5,7 +5,7 @@ from urllib.parse import urljoin
 
 import pytest
 
-from tests.app.api.asgi import CheckProblem, Connect
+from tests.app.types import CheckProblem, Connect
 
 pytestmark = pytest.mark.anyio
 

@@ -6,8 +6,9 @@ import httpx
 import pytest
 
 from model.errors import DeviceLost, EngineError
-from tests.app.api.asgi import PNG, Connect, Grey, MakeApp, Until, Upload, context_of, service_of, start
+from tests.app.api.asgi import PNG, Upload, context_of, service_of, start
 from tests.app.fake_engine import FakeEngine
+from tests.app.types import Connect, Grey, MakeApp, Until
 from tests.constants import WAIT_S
 
 pytestmark = pytest.mark.anyio

@@ -6,8 +6,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.app.api.asgi import PNG, Connect, Grey, MakeApp, Until, Upload, service_of, start
+from tests.app.api.asgi import PNG, Upload, service_of, start
 from tests.app.fake_engine import FakeEngine
+from tests.app.types import Connect, Grey, MakeApp, Until
 
 pytestmark = pytest.mark.anyio
 

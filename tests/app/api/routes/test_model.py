@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.app.api.asgi import CheckProblem, Connect, MakeApp, context_of
+from tests.app.api.asgi import context_of
+from tests.app.types import CheckProblem, Connect, MakeApp
 
 pytestmark = pytest.mark.anyio
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.app.api.asgi import CheckProblem, Connect
+from tests.app.types import CheckProblem, Connect
 
 pytestmark = pytest.mark.anyio
 

@@ -9,19 +9,9 @@ import pytest
 from PIL import Image
 
 from model.errors import EngineError
-from tests.app.api.asgi import (
-    PNG,
-    CheckProblem,
-    Connect,
-    Grey,
-    MakeApp,
-    Until,
-    Upload,
-    context_of,
-    service_of,
-    start,
-)
+from tests.app.api.asgi import PNG, Upload, context_of, service_of, start
 from tests.app.fake_engine import FakeEngine
+from tests.app.types import CheckProblem, Connect, Grey, MakeApp, Until
 
 pytestmark = pytest.mark.anyio
 

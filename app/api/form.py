@@ -1,7 +1,10 @@
 """FormFiles: the files of a multipart/form-data body, collected while it is read (RFC 7578)."""
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -12,27 +15,33 @@ if TYPE_CHECKING:  # the type does not exist at run time
     from python_multipart.multipart import MultipartCallbacks
 
 
+_START = 512  # bytes, which are enough to tell an image from text
 _QUERY_PARAMETERS = ("top_k", "min_probability", "class_id", "encoding")
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
+_EXTENDED_NAME = re.compile(r"filename\*\s*=\s*(utf-8|iso-8859-1)'[^']*'([^;\s]*)", re.IGNORECASE)  # of RFC 8187
 
 
-@dataclass
+@dataclass(frozen=True)
 class FormFile:
-    """One uploaded file."""
+    """One uploaded file; its name is empty if the client sent none."""
 
     name: str
-    content: bytearray = field(default_factory=bytearray)  # many small chunks would take several times their size
+    content: bytes
 
 
 class FormFiles:
     """Keeps up to ``max_files`` parts named ``field_name``; every other part is an error.
 
-    Part names are decoded as UTF-8, never with a charset that the client chooses. All methods raise ``InvalidRequest``.
+    A part without a file name is a file if ``is_image`` says so of its content, and else a text field, which is an
+    error. Part names are decoded as UTF-8, never with a charset that the client chooses. All methods raise
+    ``InvalidRequest``.
     """
 
-    def __init__(self, content_type: str, field_name: str = "file", max_files: int = 1) -> None:
-        self.files: list[FormFile] = []
+    def __init__(self, content_type: str, field_name: str, max_files: int, is_image: Callable[[bytes], bool]) -> None:
+        self._parts: list[tuple[str | None, bytearray]] = []  # file names and contents
         self._field_name = field_name
         self._max_files = max_files
+        self._is_image = is_image
         self._header = (bytearray(), bytearray())  # name and value
         self._disposition = ""
         self._begun = self._ended = False
@@ -67,9 +76,18 @@ class FormFiles:
         """The files of the whole body."""
         if not self._ended:
             raise InvalidRequest("The multipart body is malformed: it ends before its closing boundary.")
-        if not self.files:
+        if not self._parts:
             raise InvalidRequest(f"There is no part named '{self._field_name}'.")
-        return self.files
+        files: list[FormFile] = []
+        while self._parts:  # one at a time, so that no more than one is held twice
+            name, content = self._parts.pop(0)
+            if name is None and not self._is_image(bytes(content[:_START])):
+                raise InvalidRequest(
+                    f"The part '{self._field_name}' is a text field; it must be a file. The URL or path of an image is"
+                    " not enough: URLs are not fetched, as they could reach internal hosts."
+                )
+            files.append(FormFile(name or "", bytes(content)))
+        return files
 
     def _on_part_begin(self) -> None:
         self._disposition = ""
@@ -88,24 +106,28 @@ class FormFiles:
         value.clear()
 
     def _on_headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        name = options.get(b"name", b"").decode("utf-8", "replace")
+        name, file_name = _names(self._disposition)
         if name in _QUERY_PARAMETERS:
             raise InvalidRequest(f"{name} belongs in the query, not in the form: ?{name}=…")
         if name != self._field_name:
             raise InvalidRequest(f"The part {name!r} is not known; the part with the image is '{self._field_name}'.")
-        if b"filename" not in options:
-            raise InvalidRequest(
-                f"The part '{name}' is a text field; it must be a file. The URL or path of an image is not enough: URLs"
-                " are not fetched, as they could reach internal hosts."
-            )
-        if len(self.files) == self._max_files:
+        if len(self._parts) == self._max_files:
             several = " Send several images to /predict/batch, as 'files'." if self._max_files == 1 else ""
             raise InvalidRequest(f"There are too many parts named '{name}'; the limit is {self._max_files}.{several}")
-        self.files.append(FormFile(options[b"filename"].decode("utf-8", "replace")))
+        self._parts.append((file_name, bytearray()))  # chunks would take several times their size
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self.files[-1].content += memoryview(data)[start:end]
+        self._parts[-1][1].extend(memoryview(data)[start:end])
 
     def _on_end(self) -> None:
         self._ended = True
+
+
+def _names(disposition: str) -> tuple[str, str | None]:
+    """The name of a part and that of its file, of which ``filename*`` (RFC 6266) takes precedence."""
+    _, options = parse_options_header(disposition)
+    name = options.get(b"name", b"").decode("utf-8", "replace")
+    file_name = options[b"filename"].decode("utf-8", "replace") if b"filename" in options else None
+    if extended := _EXTENDED_NAME.search(_QUOTED.sub("", disposition)):
+        file_name = unquote(extended[2], extended[1], "replace")
+    return name, file_name

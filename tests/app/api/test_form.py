@@ -13,8 +13,9 @@ import urllib3
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.api.multipart import FormFile, FormFiles
+from app.api.form import FormFile, FormFiles
 from app.api.problems import InvalidRequest
+from model.images.decode import is_image
 
 FORM = "multipart/form-data; boundary=xyz"
 FILE = b'Content-Disposition: form-data; name="file"; filename="a.png"\r\n'
@@ -36,7 +37,7 @@ def body(*parts: bytes, end: bytes = b"--xyz--\r\n") -> bytes:
 
 
 def parse(chunks: Sequence[bytes], content_type: str = FORM) -> FormFile:
-    form = FormFiles(content_type)
+    form = FormFiles(content_type, "file", 1, is_image)
     for chunk in chunks:
         form.write(chunk)
     [file] = form.finish()
@@ -166,7 +167,6 @@ def test_rejects_malformed_bodies(malformed: bytes) -> None:
         b'form-data; name="photo"; filename="a.png"',
         b'form-data; name="File"; filename="a.png"',
         b'form-data; name=""; filename="a.png"',
-        b'form-data; name="file"',
         b"form-data; name*=utf-8''file; filename=\"a.png\"",
         b"form-data; name*=punycode''file; filename*=idna''a",
         b'form-data; name="\xff\xfe"; filename="a.png"',
@@ -177,13 +177,43 @@ def test_rejects_parts_that_are_not_the_file(disposition: bytes) -> None:
         parse([body(b"Content-Disposition: " + disposition + b"\r\n\r\n" + PHOTO)])
 
 
+@pytest.mark.parametrize(
+    "disposition", [b'form-data; name="file"', b"form-data; name=file", b'form-data; name="file";']
+)
+def test_a_part_without_a_file_name_is_a_file_if_it_is_an_image(disposition: bytes) -> None:
+    image = b"\x89PNG\r\n\x1a\n" + PHOTO
+    assert parse([body(b"Content-Disposition: " + disposition + b"\r\n\r\n" + image)]).content == image
+    for text in (b"https://example.com/cat.jpg", b"", b"cat.jpg"):
+        with pytest.raises(InvalidRequest):
+            parse([body(b"Content-Disposition: " + disposition + b"\r\n\r\n" + text)])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        ("filename=a.png", "a.png"),
+        ("filename*=UTF-8''na%C3%AFve%20photo.jpg", "naïve photo.jpg"),
+        ("filename=\"=?utf-8?B?bsOkLmpwZw==?=\"; filename*=utf-8''n%C3%A4.jpg", "nä.jpg"),  # .NET
+        ("filename*=utf-8'en'n%C3%A4.jpg; filename=\"n.jpg\"", "nä.jpg"),
+        ("filename*=iso-8859-1''%A3.png", "£.png"),
+        ("filename*=utf-8''%ff.png", "�.png"),
+        ("filename=\"a; filename*=utf-8''b\"", "a; filename*=utf-8''b"),
+        ("filename=\"a.png\"; filename*=punycode''b", "a.png"),
+    ],
+)
+def test_the_extended_file_name_takes_precedence(parameters: str, name: str) -> None:
+    form = FormFiles(FORM, "file", 1, is_image)
+    form.write(body(f'Content-Disposition: form-data; name="file"; {parameters}\r\n\r\n'.encode() + PHOTO))
+    assert [file.name for file in form.finish()] == [name]
+
+
 def test_rejects_a_second_file() -> None:
     with pytest.raises(InvalidRequest):
         parse([body(FILE + b"\r\n" + PHOTO, FILE + b"\r\n" + PHOTO)])
 
 
 def test_keeps_as_many_files_as_it_is_told_to() -> None:
-    form = FormFiles(FORM, field_name="photos", max_files=2)
+    form = FormFiles(FORM, "photos", 2, is_image)
     part = FILE.replace(b'"file"', b'"photos"')
     form.write(body(part + b"\r\none", part + b"\r\ntwo"))
     assert [bytes(file.content) for file in form.finish()] == [b"one", b"two"]
@@ -225,7 +255,7 @@ def test_accepts_up_to_eight_headers_in_any_order_and_case() -> None:
         (b'filename="a%22b%0D.png"', "a%22b%0D.png"),
         (b'filename="a;b.png"', "a;b.png"),
         (b'filename="a\\"b.png"', 'a"b.png'),
-        (b"filename=\"a.png\"; filename*=utf-8''b.png", "a.png"),
+        (b"filename=\"a.png\"; filename*=utf-8''b.png", "b.png"),
     ],
 )
 def test_file_names_are_utf8_and_not_unescaped(filename: bytes, name: str) -> None:
@@ -238,7 +268,7 @@ def test_file_names_are_utf8_and_not_unescaped(filename: bytes, name: str) -> No
 )
 def test_rejects_a_content_type_without_a_usable_boundary(parameters: str) -> None:
     with pytest.raises(InvalidRequest):
-        FormFiles("multipart/form-data" + parameters)
+        FormFiles("multipart/form-data" + parameters, "file", 1, is_image)
 
 
 @pytest.mark.parametrize("length", [1, 70, 71, 200])
@@ -252,7 +282,7 @@ def test_accepts_a_boundary_of_any_usual_length(length: int) -> None:
 def test_rejects_unusual_parameters_quickly(parameters: str) -> None:
     started_at = time.process_time()
     with pytest.raises(InvalidRequest):
-        FormFiles("multipart/form-data" + parameters)
+        FormFiles("multipart/form-data" + parameters, "file", 1, is_image)
     assert time.process_time() - started_at < 5
 
 

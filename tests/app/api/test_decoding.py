@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.api.encodings import MAX_JSON_BYTES, decode_base64, parse_json
+from app.api.decoding import MAX_JSON_BYTES, decode_base64, parse_json
 from app.api.problems import InvalidRequest, UploadTooLarge
 
 pytestmark = pytest.mark.anyio

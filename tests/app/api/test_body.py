@@ -6,22 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 from fastapi import FastAPI
 
-from tests.app.api.asgi import (
-    FORM,
-    PART_HEADERS,
-    PNG,
-    CheckProblem,
-    Connect,
-    Grey,
-    MakeApp,
-    Until,
-    Upload,
-    call,
-    context_of,
-    service_of,
-    start,
-)
+from tests.app.api.asgi import FORM, PART_HEADERS, PNG, Upload, call, context_of, service_of, start
 from tests.app.fake_engine import FakeEngine
+from tests.app.types import CheckProblem, Connect, Grey, MakeApp, Until
 
 pytestmark = pytest.mark.anyio
 

@@ -1,0 +1,33 @@
+"""AppContext: what one application consists of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.api.keys import ApiKeys
+from app.api.route_table import RouteTable
+from app.serving.service import ClassificationService
+from app.serving.telemetry import Telemetry
+
+
+@dataclass
+class UploadLimits:
+    """Limits in bytes for one body and for all bodies in memory, of which there are ``buffered_bytes`` now."""
+
+    max_upload_bytes: int
+    max_buffered_bytes: int
+    buffered_bytes: int = 0
+
+
+@dataclass
+class AppContext:
+    """What the middleware and the routes use; ``service`` is None until the lifespan has started it."""
+
+    telemetry: Telemetry
+    uploads: UploadLimits
+    keys: ApiKeys
+    routes: RouteTable
+    is_image: Callable[[bytes], bool]  # whether data begins like an image of an accepted format
+    request_timeout_s: float
+    max_images_per_request: int
+    upload_grace_s: float = 1.0  # for which an upload holds its slot before it is complete
+    service: ClassificationService | None = None
