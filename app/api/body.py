@@ -9,7 +9,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from app.api.context import AppContext
+from app.api.context import AppContext, context_of
 from app.api.decoding import NO_URLS, decode_base64, decompressed, is_url, parse_json
 from app.api.form import FormFile, FormFiles
 from app.api.problems import InvalidRequest, UnsupportedMediaType, UploadTooLarge
@@ -26,7 +26,6 @@ _ACCEPTED = "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff
 @asynccontextmanager
 async def admitted_body(
     request: Request,
-    context: AppContext,
     service: ClassificationService,
     read: Callable[["BodyReader"], Awaitable[Body]],
     count: Callable[[Body], int] = lambda body: 1,
@@ -37,6 +36,7 @@ async def admitted_body(
     the body are released when it ends. If the client disconnects, the block is cancelled and ``ClientDisconnect``
     raised. Also raises ``Unavailable`` and what ``read`` raises.
     """
+    context = context_of(request)
     with service.admit() as slots, _reading(request, context) as reader:
         async with _without_slot_if_slow(slots, context.upload_grace_s):
             body = await read(reader)

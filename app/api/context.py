@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fastapi import Request
+
 from app.api.keys import ApiKeys
 from app.api.route_table import RouteTable
 from app.serving.service import ClassificationService
@@ -31,3 +33,9 @@ class AppContext:
     max_images_per_request: int
     upload_grace_s: float = 1.0  # for which an upload holds its slot before it is complete
     service: ClassificationService | None = None
+
+
+def context_of(request: Request) -> AppContext:
+    """The context of the application that ``request`` was sent to."""
+    context: AppContext = request.app.state.context
+    return context

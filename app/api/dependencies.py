@@ -5,24 +5,24 @@ from typing import Annotated
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from app.api.context import AppContext
+from app.api.context import AppContext, context_of
 from app.api.problems import Unauthorized
 from app.serving.errors import Unavailable
 from app.serving.service import ClassificationService
 
 
 async def _context(request: Request) -> AppContext:
-    context: AppContext = request.app.state.context
-    return context
+    return context_of(request)
 
 
 ContextDep = Annotated[AppContext, Depends(_context)]
 
 
-async def _service(context: ContextDep) -> ClassificationService:
-    if context.service is None:
+async def _service(request: Request) -> ClassificationService:
+    service = context_of(request).service
+    if service is None:
         raise Unavailable("The service is starting.")
-    return context.service
+    return service
 
 
 ServiceDep = Annotated[ClassificationService, Depends(_service)]

@@ -35,7 +35,7 @@ async def classify_images(
             raise InvalidRequest(f"There are {len(body[0])} images; send 1 to {context.max_images_per_request}.")
         return len(body[0])
 
-    async with admitted_body(request, context, service, read, count) as (images, options):
+    async with admitted_body(request, service, read, count) as (images, options):
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(service.classify(image, options)) for image in images]

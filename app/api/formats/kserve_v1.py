@@ -53,7 +53,7 @@ async def predict(name: str, request: Request, context: ContextDep, service: Ser
 
 
 @router.post("/models/{name}:explain", summary="Explain one image")
-async def explain(name: str, request: Request, context: ContextDep, service: ServiceDep) -> Json:
+async def explain(name: str, request: Request, service: ServiceDep) -> Json:
     """The class activation map of one instance for its most probable class, or for ``parameters.class_id``."""
     check_name(name, service)
 
@@ -64,7 +64,7 @@ async def explain(name: str, request: Request, context: ContextDep, service: Ser
             raise InvalidRequest(f"There are {len(images)} instances; send one to explain.")
         return images, _class_id(document.get("parameters"))
 
-    async with admitted_body(request, context, service, read) as ([image], class_id):
+    async with admitted_body(request, service, read) as ([image], class_id):
         result = await service.explain(image, class_id)
     return {"explanations": [explanation_content(result)]}
 

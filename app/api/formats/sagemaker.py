@@ -32,7 +32,6 @@ async def ping(response: Response, context: ContextDep) -> Json:
 async def invocations(
     request: Request,
     response: Response,
-    context: ContextDep,
     service: ServiceDep,
     query: Annotated[PredictQuery, Query()],
 ) -> Json:
@@ -42,7 +41,7 @@ async def invocations(
         is_image = request.headers.get("content-type", "") == "application/x-image"
         return await (reader.body() if is_image else reader.image())
 
-    async with admitted_body(request, context, service, read) as image:
+    async with admitted_body(request, service, read) as image:
         result = await service.classify(image, query.options())
     response.headers.update(server_timing(result.timings))
     return {"model": service.engine.model.name, "predictions": prediction_rows(result)}

@@ -7,7 +7,8 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import to_json
 
 from app.api.body import BodyReader, admitted_body
-from app.api.dependencies import ContextDep, ServiceDep
+from app.api.context import context_of
+from app.api.dependencies import ServiceDep
 from app.api.form import FormFile
 from app.api.problems import IMAGE_ERRORS, PREDICTION_ERRORS, openapi_responses, problem_content
 from app.api.routes.predict import PredictQuery, prediction_rows
@@ -29,9 +30,7 @@ _BODY = {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}
     responses=openapi_responses(*PREDICTION_ERRORS),
     openapi_extra={"requestBody": _BODY},
 )
-async def predict_batch(
-    request: Request, context: ContextDep, service: ServiceDep, query: Annotated[PredictQuery, Query()]
-) -> Response:
+async def predict_batch(request: Request, service: ServiceDep, query: Annotated[PredictQuery, Query()]) -> Response:
     """Returns one result or problem for each multipart part named `files`, in order.
 
     All images are admitted together or not at all, and their body as a whole must be within the limit of one upload.
@@ -39,10 +38,10 @@ async def predict_batch(
     """
 
     async def read(reader: BodyReader) -> list[FormFile]:
-        return await reader.files(context.max_images_per_request)
+        return await reader.files(context_of(request).max_images_per_request)
 
     options = query.options()
-    async with admitted_body(request, context, service, read, len) as files:
+    async with admitted_body(request, service, read, len) as files:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(_classify(service, file, options)) for file in files]

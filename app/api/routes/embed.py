@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from app.api.body import BodyReader, admitted_body
-from app.api.dependencies import ContextDep, ServiceDep
+from app.api.dependencies import ServiceDep
 from app.api.openapi import IMAGE_BODY
 from app.api.problems import PREDICTION_ERRORS, openapi_responses
 from app.api.schemas import EmbedResponse, StrictQuery, server_timing
@@ -31,14 +31,12 @@ class EmbedQuery(StrictQuery):
     responses=openapi_responses(*PREDICTION_ERRORS),
     openapi_extra={"requestBody": IMAGE_BODY},
 )
-async def embed(
-    request: Request, context: ContextDep, service: ServiceDep, query: Annotated[EmbedQuery, Query()]
-) -> Response:
+async def embed(request: Request, service: ServiceDep, query: Annotated[EmbedQuery, Query()]) -> Response:
     """Returns the pooled features of one image, with an L2 norm of 1.
 
     The dot product of two embeddings is their cosine similarity.
     """
-    async with admitted_body(request, context, service, BodyReader.image) as image:
+    async with admitted_body(request, service, BodyReader.image) as image:
         result = await service.embed(image)
     vector = result.vector
     as_text = query.encoding == "base64"

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from app.api.body import BodyReader, admitted_body
-from app.api.dependencies import ContextDep, ServiceDep
+from app.api.dependencies import ServiceDep
 from app.api.heatmap import draw
 from app.api.openapi import IMAGE_BODY
 from app.api.problems import PREDICTION_ERRORS, NotAcceptable, openapi_responses
@@ -40,15 +40,13 @@ class ExplainQuery(StrictQuery):
     responses=_RESPONSES,
     openapi_extra={"requestBody": IMAGE_BODY},
 )
-async def explain(
-    request: Request, context: ContextDep, service: ServiceDep, query: Annotated[ExplainQuery, Query()]
-) -> Response:
+async def explain(request: Request, service: ServiceDep, query: Annotated[ExplainQuery, Query()]) -> Response:
     """Returns the exact class activation map: the mean of `map` plus `bias` is the logit.
 
     With `Accept: image/png` the response is the map laid over the image as the network saw it.
     """
     media_type = _media_type(request.headers.get("accept", "*/*"))
-    async with admitted_body(request, context, service, BodyReader.image) as image:
+    async with admitted_body(request, service, BodyReader.image) as image:
         result = await service.explain(image, query.class_id)
         picture = await asyncio.to_thread(draw, result.pixels, result.map.values) if media_type == _PNG else b""
     headers = server_timing(result.timings) | {"Vary": "Accept"}

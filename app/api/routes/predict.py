@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic_core import to_json
 
 from app.api.body import BodyReader, admitted_body
-from app.api.dependencies import ContextDep, ServiceDep
+from app.api.dependencies import ServiceDep
 from app.api.openapi import IMAGE_BODY
 from app.api.problems import PREDICTION_ERRORS, openapi_responses
 from app.api.schemas import PredictResponse, StrictQuery, server_timing
@@ -38,11 +38,9 @@ class PredictQuery(StrictQuery):
     responses=openapi_responses(*PREDICTION_ERRORS),
     openapi_extra={"requestBody": IMAGE_BODY},
 )
-async def predict(
-    request: Request, context: ContextDep, service: ServiceDep, query: Annotated[PredictQuery, Query()]
-) -> Response:
+async def predict(request: Request, service: ServiceDep, query: Annotated[PredictQuery, Query()]) -> Response:
     """Returns the most probable classes of one image: the multipart part named `file`, or the body itself."""
-    async with admitted_body(request, context, service, BodyReader.image) as image:
+    async with admitted_body(request, service, BodyReader.image) as image:
         result = await service.classify(image, query.options())
     return _response(service.engine.model.name, result)
 
