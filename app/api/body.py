@@ -9,8 +9,9 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
+from app.api.content_coding import decompressed
 from app.api.context import AppContext, context_of
-from app.api.decoding import NO_URLS, decode_base64, decompressed, is_url, parse_json
+from app.api.decoding import NO_URLS, decode_base64, is_url, parse_json
 from app.api.form import FormFile, FormFiles
 from app.api.problems import InvalidRequest, UnsupportedMediaType, UploadTooLarge
 from app.serving.admission import Slots
@@ -124,7 +125,7 @@ class BodyReader:
         announced = self._request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced[:20]) > self._limits.max_upload_bytes:
             raise self._too_large()
-        async for chunk in decompressed(self._sent(), self._request.headers.get("content-encoding", "")):
+        async for chunk in decompressed(self._sent(), self._request.headers.getlist("content-encoding")):
             if chunk:
                 self._hold(len(chunk))
                 write(chunk)

@@ -1,20 +1,16 @@
-"""Content encodings, JSON and base64, decoded without keeping the event loop busy for long."""
+"""JSON and base64, decoded without keeping the event loop busy for long."""
 
 import asyncio
 import base64
 import json
-import zlib
-from collections.abc import AsyncIterator
 from typing import Any
 
-from app.api.problems import InvalidRequest, UnsupportedEncoding, UploadTooLarge
+from app.api.problems import InvalidRequest, UploadTooLarge
 
 MAX_JSON_BYTES = 10_000_000  # parsing so many takes up to 25 ms on a slow core, in which nothing else runs
 MAX_JSON_VALUES = 250_000
 _CHUNK = 1 << 18  # bytes or characters; other threads and requests run between two chunks
 _INLINE = 1 << 17  # characters; decoding so few takes less time than handing them to a thread
-_ENCODINGS = ("gzip", "x-gzip", "deflate")
-_ANY_HEADER = 32 + zlib.MAX_WBITS  # of zlib, which tells gzip's header from its own
 
 NO_URLS = "URLs are not fetched, as they could reach internal hosts"
 
@@ -22,35 +18,6 @@ NO_URLS = "URLs are not fetched, as they could reach internal hosts"
 def is_url(start: str) -> bool:
     """Whether a text that begins with ``start`` is the URL of a page or an image."""
     return start.lower().startswith(("http://", "https://"))
-
-
-async def decompressed(chunks: AsyncIterator[bytes], content_encoding: str) -> AsyncIterator[bytes]:
-    """The content of a body with this Content-Encoding (RFC 9110, 8.4), in parts of at most 256 KiB.
-
-    Raises ``UnsupportedEncoding``, or ``InvalidRequest`` if the data is damaged.
-    """
-    encoding = content_encoding.strip().lower()
-    if encoding in ("", "identity"):
-        async for chunk in chunks:
-            yield chunk
-        return
-    if encoding not in _ENCODINGS:
-        raise UnsupportedEncoding(
-            f"The Content-Encoding {encoding[:40]!r} is not accepted; send gzip, deflate or none."
-        )
-    decompressor = zlib.decompressobj(_ANY_HEADER)
-    try:
-        async for chunk in chunks:
-            while chunk:
-                if decompressor.eof:  # another gzip member follows (RFC 1952, 2.2)
-                    decompressor = zlib.decompressobj(_ANY_HEADER)
-                yield decompressor.decompress(chunk, _CHUNK)
-                chunk = decompressor.unused_data if decompressor.eof else decompressor.unconsumed_tail
-                await asyncio.sleep(0)
-    except zlib.error as error:
-        raise InvalidRequest(f"The body is not valid {encoding}: {error}") from error
-    if not decompressor.eof:
-        raise InvalidRequest(f"The body is not valid {encoding}: it is truncated.")
 
 
 def parse_json(body: bytes) -> Any:  # Any: JSON
