@@ -6,20 +6,19 @@ import warnings
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
-import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from model.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedFormat
 from model.images import tiff
+from model.images.jpeg import Pixels, complete_jpeg, decode_jpeg, lacks_end_marker, read_jpeg_size
 from model.images.libtiff import silence_libtiff
-from model.images.limits import check_structure, check_tiles, read_orientation
+from model.images.limits import check_structure, check_tiles
+from model.images.metadata import without_metadata
+from model.images.orientation import find_item_orientation, find_orientation
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-Pixels = npt.NDArray[np.uint8]
 
 _PNG_BIT_DEPTH = 24  # its position in a PNG file
-_RGB_COLOR_SPACES = ("YCbCr", "Gray", "RGB")  # those that libjpeg converts
 _SCALES = (8, 4, 2)  # at which libjpeg decodes fewer pixels
 _ALLOCATION_BYTES_PER_PIXEL = 8
 _HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
@@ -45,13 +44,13 @@ class EncodedImage:
         self._data = data
         self._max_image_pixels = max_image_pixels
         self._formats = _sniff(data)
-        self._jpeg_exif = check_structure(data)
-        size = _read_jpeg_size(data) if self._formats == ("JPEG",) else None
+        check_structure(data)
+        size = read_jpeg_size(data) if self._formats == ("JPEG",) else None
         self._image: ImageFile.ImageFile | None = None  # opened only where libjpeg-turbo does not decode it in one call
         if size is not None:
             self._check_size(size)
         else:
-            self._image = self._open()
+            self._image = self._open(data)
             size = self._image.size
         self.size = size  # width, height
 
@@ -62,28 +61,46 @@ class EncodedImage:
         ``MemoryError`` if there is not enough memory.
         """
         try:
-            if self._image is not None:
-                return _load(self._image)
-            width, height = self.size
-            scale = next((s for s in _SCALES if shorter_side is not None and min(self.size) >= s * shorter_side), 1)
-            pixels = _decode_jpeg(self._data, -(-width // scale), -(-height // scale))
-            if pixels is not None:
-                return _upright(pixels, read_orientation(self._jpeg_exif))
-            image = self._open()
-            image.draft(None, (width // scale, height // scale))
-            return _load(image)
+            if self._formats == ("JPEG",):
+                return _upright(self._decode_jpeg(shorter_side), find_orientation(self._data))
+            image = self._image or self._open(self._data)
+            pixels = _load(image)
+            if image.format == "AVIF":
+                return _upright(pixels, find_item_orientation(image, self._data))
+            return _upright(pixels, find_orientation(self._data))
         except (ModelError, MemoryError):
             raise
         except Exception as error:  # Pillow's decoders raise errors of any kind on hostile bytes
             _check_memory(self.size[0] * self.size[1])
             raise self._invalid(error) from error
 
-    def _open(self) -> ImageFile.ImageFile:
+    def _decode_jpeg(self, shorter_side: int | None) -> Pixels:
+        """Pixels as they are stored. What libjpeg-turbo warns of is decoded by Pillow, which tolerates more."""
+        width, height = self.size
+        scale = next((s for s in _SCALES if shorter_side is not None and min(self.size) >= s * shorter_side), 1)
+        size = -(-width // scale), -(-height // scale)
+        pixels = decode_jpeg(self._data, *size) if self._image is None else None
+        if pixels is not None:
+            return pixels
+        data = self._data
+        if lacks_end_marker(data):
+            completed = complete_jpeg(data)
+            if completed is None:
+                raise InvalidImage("The JPEG image is truncated: pixels are missing.")
+            data = completed
+            pixels = decode_jpeg(data, *size) if self._image is None else None
+        if pixels is not None:
+            return pixels
+        image = self._open(data)
+        image.draft(None, (width // scale, height // scale))
+        return _load(image)
+
+    def _open(self, data: bytes) -> ImageFile.ImageFile:
         """The image in Pillow, with its header read."""
         if self._formats == ("TIFF",):
-            tiff.check_samples(self._data)
+            tiff.check_samples(data)
         try:
-            image: ImageFile.ImageFile = Image.open(io.BytesIO(self._data), formats=self._formats)
+            image: ImageFile.ImageFile = Image.open(io.BytesIO(without_metadata(data)), formats=self._formats)
         except Image.DecompressionBombError as error:
             raise ImageTooLarge(f"The image has more pixels than the limit of {self._max_image_pixels}.") from error
         except UnidentifiedImageError as error:
@@ -98,7 +115,7 @@ class EncodedImage:
             check_tiles(dict(tiff.read_tags(image)), image.size, self._max_image_pixels)
             tiff.prepare(image)
         elif image.format == "PNG":
-            _scale_transparent_color(image, self._data[_PNG_BIT_DEPTH])
+            _scale_transparent_color(image, data[_PNG_BIT_DEPTH])
         return image
 
     def _describe_broken_header(self) -> str:
@@ -116,36 +133,10 @@ class EncodedImage:
         return InvalidImage(f"The {self._formats[0]} image cannot be decoded: {str(error) or type(error).__name__}")
 
 
-def _read_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG that libjpeg-turbo can decode to RGB, else None."""
-    try:
-        height, width, color_space, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return None
-    return (int(width), int(height)) if color_space in _RGB_COLOR_SPACES else None
-
-
-def _decode_jpeg(data: bytes, min_width: int, min_height: int) -> Pixels | None:
-    """None where libjpeg-turbo reports anything unusual; Pillow then decides whether the image is usable."""
-    try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=min_height, min_width=min_width)
-    except ValueError:
-        return None
-    return pixels
-
-
 def _load(image: ImageFile.ImageFile) -> Pixels:
-    """What Pillow decodes."""
+    """What Pillow decodes, as it is stored."""
     image.load()
-    return _upright(np.array(to_rgb(image)), _read_orientation(image))
-
-
-def _read_orientation(image: ImageFile.ImageFile) -> int:
-    if image.format == "TIFF":
-        orientation = image.tag_v2.get(0x0112, 1)  # type: ignore[attr-defined]  # only TIFF images have tags
-        return orientation if orientation in range(1, 9) else 1
-    exif = image.info.get("exif")
-    return read_orientation(exif) if isinstance(exif, bytes) else 1
+    return np.array(to_rgb(image))
 
 
 def is_image(data: bytes) -> bool:

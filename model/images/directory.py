@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 INTEGER_TYPES = (3, 4, 16)  # SHORT, LONG, LONG8
 _TYPE_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # bytes, by field type
+_MAX_ENTRIES = 4096  # they are sorted: those about pixels are among the first
 _MAX_INTEGERS = 64  # values of an entry that are read; no more samples or tables matter
 
 
@@ -24,30 +25,31 @@ class Entry(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Where the entries of a directory are: ``entries`` of them from ``start``, each as ``entry_format``."""
+    """A directory at ``offset``: the number of its entries, the entries from ``start``, the offset of the next one."""
 
     order: str
     count_format: str
     entry_format: str
+    offset_size: int
     offset: int
     start: int
     entries: int
 
 
 def read_layout(data: bytes) -> Layout | None:
-    """The layout of the first directory of ``data``; None if there is none."""
+    """The layout of the first directory of ``data``; None if there is none. ``entries`` are those that are complete."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 16:
         return None
     big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
-    offset = struct.unpack_from(f"{order}Q", data, 8)[0] if big else struct.unpack_from(f"{order}L", data, 4)[0]
+    (offset,) = struct.unpack_from(f"{order}Q", data, 8) if big else struct.unpack_from(f"{order}L", data, 4)
     count_format, entry_format = (f"{order}Q", f"{order}HHQ8s") if big else (f"{order}H", f"{order}HHL4s")
     start = offset + struct.calcsize(count_format)
     if start > len(data):
         return None
     (count,) = struct.unpack_from(count_format, data, offset)
     complete = (len(data) - start) // struct.calcsize(entry_format)
-    return Layout(order, count_format, entry_format, offset, start, min(count, complete))
+    return Layout(order, count_format, entry_format, 8 if big else 4, offset, start, min(count, complete, _MAX_ENTRIES))
 
 
 def read_directory(data: bytes) -> Iterator[Entry]:

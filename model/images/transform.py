@@ -11,7 +11,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from model.errors import ImageTooLarge
-from model.images.decode import FORMATS, EncodedImage, Pixels, load_decoders, to_rgb
+from model.images.decode import FORMATS, EncodedImage, load_decoders, to_rgb
+from model.images.jpeg import Pixels
 
 __all__ = ["FORMATS", "IMAGENET_MEAN", "IMAGENET_STD", "Pixels", "Transform", "load_decoders", "preprocess"]
 

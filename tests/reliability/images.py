@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 LOSSLESS: dict[str, dict[str, bool]] = {"PNG": {}, "BMP": {}, "GIF": {}, "TIFF": {}, "WEBP": {"lossless": True}}
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -47,6 +48,25 @@ def sources() -> dict[str, bytes]:
     files["16-bit PNG"] = encode(Image.fromarray(np.arange(3600, dtype=np.uint16).reshape(60, 60)), "PNG")
     files["animated GIF"] = encode(image, "GIF", save_all=True, append_images=[photo(61, 47, 1)])
     files["lossless WEBP"] = encode(image, "WEBP", lossless=True)
+    files |= _sources_with_metadata(image)
+    return files
+
+
+def _sources_with_metadata(image: Image.Image) -> dict[str, bytes]:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    xmp = b'<x tiff:Orientation="6"/>'
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", xmp.decode(), zip=True)
+    files = {f"{name} with EXIF and XMP": encode(image, name, exif=exif, xmp=xmp) for name in ("JPEG", "WEBP", "AVIF")}
+    files["PNG with EXIF and XMP"] = encode(image, "PNG", exif=exif, pnginfo=text)
+    files["GIF with a comment"] = encode(image, "GIF", comment=b"words", transparency=0)
+    files["JPEG without end marker"] = encode(image, "JPEG", restart_marker_blocks=4)[:-2]
+    planes = np.moveaxis(np.asarray(image).astype("<u2") * 257, -1, 0)  # (3, H, W)
+    sizes = [(256, 3, 1, image.width), (257, 3, 1, image.height), (258, 3, 1, 16), (262, 3, 1, 2), (277, 3, 1, 3)]
+    offsets = [(273, 4, 3, 400), (278, 3, 1, image.height), (279, 4, 3, 412), (284, 3, 1, 2), (274, 3, 1, 6)]
+    rows = struct.pack("<6L", *(424 + planes[0].nbytes * plane for plane in range(3)), *[planes[0].nbytes] * 3)
+    files["TIFF of separate 16-bit planes"] = _tiff(sizes + offsets, b"").ljust(400, b"\0") + rows + planes.tobytes()
     return files
 
 
@@ -85,6 +105,7 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     yield "TIFF with a tile of 537 million pixels", _tiff(tile, bytes(200))
     repeated = [(256, 4, 1, 1), (257, 4, 1, 1), *((tag, 7, _MB, 8) for tag in range(1000, 5000))]
     yield "TIFF whose entries repeat a block", _tiff(repeated, bytes(_MB))
+    yield from _metadata_bombs()
     for name in ("JPEG", "PNG", "WEBP", "BMP"):
         yield f"{name} at the pixel limit", encode(Image.new("RGB", (3160, 3160), "gray"), name)
     yield "RGBA PNG at the pixel limit", encode(Image.new("RGBA", (3160, 3160)), "PNG")
@@ -92,6 +113,32 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     exif = Image.Exif()
     exif[0x0112] = 6
     yield "rotated 16-bit PNG at the pixel limit", encode(deep, "PNG", exif=exif)
+
+
+def _metadata_bombs() -> Iterator[tuple[str, bytes]]:
+    small = encode(Image.new("P", (8, 8)), "GIF")
+    start = small.index(b",")
+    yield "GIF with 5 million blocks", small[:start] + b"\x21\xff" + b"\1a" * (5 * _MB) + b"\0" + small[start:]
+    yield "GIF with 2 million extensions", small[:start] + b"\x21\xfe\1a\0" * (2 * _MB) + small[start:]
+    webp = encode(Image.new("RGB", (8, 8)), "WEBP")
+    extended = b"VP8X\x0a\0\0\0" + bytes([0, 0, 0, 0, 7, 0, 0, 7, 0, 0])
+    yield "WEBP with a million chunks", webp[:12] + extended + b"abcd\0\0\0\0" * _MB + webp[12:]
+    entries = struct.pack("<HHQQ", 65_000, 7, _MB, 8) * (_MB // 2)
+    yield "BigTIFF with 500,000 entries", b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, _MB // 2) + entries + bytes(8)
+    block = _tiff([(tag, 7, _MB, 8) for tag in range(4000)], bytes(_MB))
+    placeholder = _tiff([], bytes(len(block)))
+    image = Image.new("RGB", (8, 8))
+    yield (
+        "AVIF whose EXIF entries repeat a block",
+        encode(image, "AVIF", exif=placeholder).replace(placeholder, block.ljust(len(placeholder), b"\0")),
+    )
+    png = encode(image, "PNG")
+    profile = _chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(100 * _MB), 9))
+    yield "PNG whose EXIF profile inflates to 100 MB", png[:33] + profile + png[33:]
+    words = _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"tiff:Orientation=" * _MB)
+    yield "PNG with 17 MB of XMP", png[:33] + words + png[33:]
+    jpeg = encode(photo(3160, 3160), "JPEG", restart_marker_blocks=1)
+    yield "JPEG of zeros without end marker", jpeg[: len(jpeg) // 2] + bytes(5 * _MB)
 
 
 def _jpeg_bombs() -> Iterator[tuple[str, bytes]]:

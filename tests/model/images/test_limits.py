@@ -1,7 +1,6 @@
 """Files that would take a decoder far longer than their number of pixels justifies."""
 
 import io
-import operator
 import os
 import struct
 import subprocess
@@ -18,31 +17,20 @@ from PIL import Image
 
 from model.errors import ImageTooLarge, InvalidImage, ModelError
 from model.images.decode import EncodedImage
-from model.images.limits import check_structure, check_tiles, read_orientation
+from model.images.limits import check_structure, check_tiles
 from model.images.transform import Transform, preprocess
 from tests.conftest import Encode, MakePhoto
+from tests.model.images.files import chunk, directory
 
 TRANSFORM = Transform(36, 32)
 LIMIT_S = 3.0  # for a file that takes minutes without the limits
 SIZE = 20_000_000  # bytes, the default upload limit
 
 
-def chunk(kind: bytes, content: bytes = b"") -> bytes:
-    """Returns a PNG chunk."""
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
 def png_with(chunks: bytes, encode: Encode) -> bytes:
     """Returns a small PNG image with ``chunks`` after its header."""
     data = encode(Image.new("RGB", (8, 8)))
     return data[:33] + chunks + data[33:]
-
-
-def tiff(entries: list[tuple[int, int, int, int]], extra: bytes = b"") -> bytes:
-    """Returns a TIFF file of one directory with (tag, type, count, value) entries, followed by ``extra``."""
-    entries = sorted(entries, key=operator.itemgetter(0))
-    directory = b"".join(struct.pack("<HHLL", *entry) for entry in entries)
-    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + bytes(4) + extra
 
 
 def rejected_quickly(data: bytes, error: type[ModelError] = InvalidImage) -> None:
@@ -106,7 +94,7 @@ def test_rejects_a_jpeg_with_millions_of_comments(encode: Encode) -> None:
 
 def test_rejects_exif_entries_that_repeat_a_large_block(encode: Encode) -> None:
     """Pillow would copy the block once per entry."""
-    block = tiff([(tag, 7, 60_000, 8) for tag in range(4000)], bytes(10_000))
+    block = directory([(tag, 7, 60_000, 8) for tag in range(4000)], bytes(10_000))
     data = encode(Image.new("RGB", (8, 8)), "JPEG")
     segments = b""
     for start in range(0, len(block), 60_000):
@@ -146,18 +134,37 @@ def test_rejects_a_gif_with_megabytes_of_comments(encode: Encode) -> None:
     rejected_quickly(data[:start] + comment + data[start:])
 
 
+@pytest.mark.parametrize("block", [b"\x21\xfe\1a\0", b"\x21\xfe\0"], ids=["a byte", "empty"])
+def test_rejects_a_gif_with_millions_of_small_blocks(encode: Encode, block: bytes) -> None:
+    data = encode(Image.new("P", (8, 8)), "GIF")
+    start = data.index(b",")
+    rejected_quickly(data[:start] + block * (SIZE // len(block)) + data[start:])
+    rejected_quickly(data[:start] + b"\x21\xfe" + b"\1a" * (SIZE // 2) + b"\0" + data[start:])
+
+
+def test_rejects_a_webp_with_millions_of_chunks(encode: Encode) -> None:
+    data = encode(Image.new("RGB", (8, 8)), "WEBP")
+    header = b"VP8X\x0a\0\0\0" + bytes([0, 0, 0, 0, 7, 0, 0, 7, 0, 0])
+    rejected_quickly(data[:12] + header + b"abcd\0\0\0\0" * (SIZE // 8) + data[12:])
+
+
+def test_only_the_first_entries_of_a_bigtiff_are_read() -> None:
+    entries = struct.pack("<HHQQ", 65_000, 7, 1, 8) * (SIZE // 20)
+    rejected_quickly(b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, SIZE // 20) + entries + bytes(8))
+
+
 TINY_TIFF = [(256, 4, 1, 1), (257, 4, 1, 1), (258, 3, 1, 8), (259, 3, 1, 5), (262, 3, 1, 1), (277, 3, 1, 1)]
 TILES = [(322, 4, 1, 32768), (323, 4, 1, 16384), (324, 4, 1, 8), (325, 4, 1, 100)]  # 537 million pixels
 STRIPS = [(273, 4, 1, 8), (278, 4, 1, 16384), (279, 4, 1, 100)]
 
 
 def test_rejects_a_tiff_tile_over_the_pixel_limit() -> None:
-    rejected_quickly(tiff(TINY_TIFF + TILES, bytes(200)), ImageTooLarge)
+    rejected_quickly(directory(TINY_TIFF + TILES, bytes(200)), ImageTooLarge)
 
 
 def test_rejects_a_tiff_strip_over_the_pixel_limit() -> None:
     wide = [(256, 4, 1, 32768), *TINY_TIFF[1:]]
-    rejected_quickly(tiff(wide + STRIPS, bytes(200)), ImageTooLarge)
+    rejected_quickly(directory(wide + STRIPS, bytes(200)), ImageTooLarge)
 
 
 @pytest.mark.parametrize(("samples", "error"), [(1, None), (4, ImageTooLarge)])
@@ -173,12 +180,12 @@ def test_every_sample_of_a_tiff_tile_counts(samples: int, error: type[ModelError
 def test_rejects_a_tiff_whose_tile_width_libraries_would_read_differently(second: tuple[int, int, int, int]) -> None:
     """Of a tag that occurs twice, libtiff takes the first and Pillow the last."""
     first = [TILES[0]] if second[1:3] == (4, 1) else []
-    rejected_quickly(tiff([*TINY_TIFF, *first, second, *TILES[1:]], bytes(200)))
+    rejected_quickly(directory([*TINY_TIFF, *first, second, *TILES[1:]], bytes(200)))
 
 
 def test_rejects_a_tiff_whose_entries_repeat_a_large_block() -> None:
     entries = [(256, 4, 1, 1), (257, 4, 1, 1), *((tag, 7, 1_000_000, 8) for tag in range(1000, 5000))]
-    rejected_quickly(tiff(entries, bytes(1_000_000)))
+    rejected_quickly(directory(entries, bytes(1_000_000)))
 
 
 def test_sixteen_bit_tiff_in_which_white_is_zero_is_inverted(encode: Encode) -> None:
@@ -188,23 +195,6 @@ def test_sixteen_bit_tiff_in_which_white_is_zero_is_inverted(encode: Encode) -> 
     data[at + 8 : at + 10] = struct.pack("<H", 0)
     expected = np.repeat(((65535 - levels) // 257).astype(np.uint8)[..., None], 3, axis=2)
     assert np.array_equal(preprocess(bytes(data), Transform(64, 64)), expected)
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("orientation", [0, 1, 6, 8, 9, 65535])
-def test_reads_the_orientation_as_pillow_does(order: str, orientation: int) -> None:
-    exif = Image.Exif()
-    exif.endian = order
-    exif[0x0112] = orientation
-    data = exif.tobytes()
-    expected = Image.Exif()
-    expected.load(data)
-    assert read_orientation(data) == (expected[0x0112] if orientation in range(1, 9) else 1)
-
-
-@pytest.mark.parametrize("data", [b"", b"II", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff", bytes(100)])
-def test_a_broken_exif_block_has_no_orientation(data: bytes) -> None:
-    assert read_orientation(data) == 1
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "AVIF", "BMP"])
