@@ -21,6 +21,7 @@ from app.serving.service import ClassificationService
 Body = TypeVar("Body")
 
 _MAX_CONTENT_TYPE_LENGTH = 512  # characters; RFC 2046 allows a boundary of 70
+_BINARY = ("", "*/*", "application/octet-stream", "binary/octet-stream", "application/x-image")  # S3's and SageMaker's
 _ACCEPTED = "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff or image/avif"
 
 
@@ -55,12 +56,13 @@ class BodyReader:
         self._limits = context.uploads
         self._is_image = context.is_image
 
-    async def image(self) -> bytes:
-        """The encoded image: the multipart part named ``file``, the base64 string in JSON, or the body itself.
+    async def image(self, from_json: Callable[[bytes], Awaitable[bytes]] | None = None) -> bytes:
+        """The encoded image: the multipart part named ``file``, the one in JSON, or the body itself.
 
-        Raises ``InvalidRequest``, ``UnsupportedMediaType``, ``UploadTooLarge`` or ``Overloaded``.
+        ``from_json`` returns that of a JSON document, which is ``{"image": "<base64>"}`` without it. Raises
+        ``InvalidRequest``, ``UnsupportedMediaType``, ``UploadTooLarge`` or ``Overloaded``.
         """
-        image = await self._read(self._content_type())
+        image = await self._read(self._content_type(), from_json or _image_in_json)
         if not image:
             raise InvalidRequest("The image is empty.")
         return image
@@ -84,41 +86,31 @@ class BodyReader:
             raise InvalidRequest(f"The Content-Type header is longer than {_MAX_CONTENT_TYPE_LENGTH} characters.")
         return content_type
 
-    async def _read(self, content_type: str) -> bytes:
+    async def _read(self, content_type: str, from_json: Callable[[bytes], Awaitable[bytes]]) -> bytes:
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type == "multipart/form-data":
             [file] = await self._read_files(content_type, "file", 1)
             return file.content
-        if media_type == "application/json":
-            return await self._read_json()
-        if not media_type.startswith("multipart/"):
-            body = await self.body()
-            if (
-                media_type.startswith("image/")
-                or media_type in ("", "application/octet-stream")
-                or self._is_image(body)
-            ):
-                return body
-            if is_url(body[:8].decode("latin-1")):
-                raise InvalidRequest(f"Send the image itself as the body: {NO_URLS}.")
-        raise UnsupportedMediaType(
-            f"The content type {media_type!r} is not accepted: send multipart/form-data with a part named 'file',"
-            f" application/json with a base64 string named 'image', or the image itself as {_ACCEPTED}."
-        )
+        if media_type.startswith("multipart/"):
+            raise _unsupported(media_type)
+        body = await self.body()
+        if media_type.startswith("image/") or media_type in _BINARY or self._is_image(body):
+            return body
+        if body.startswith(b"--"):
+            raise InvalidRequest(
+                f"The body begins like a form, but the Content-Type is {media_type!r}: send the one that the client has"
+                " generated for the form, multipart/form-data with a boundary."
+            )
+        if media_type.endswith("json") or body[:100].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+            return await from_json(body)
+        if is_url(body[:8].decode("latin-1")):
+            raise InvalidRequest(f"Send the image itself as the body: {NO_URLS}.")
+        raise _unsupported(media_type)
 
     async def _read_files(self, content_type: str, field_name: str, max_files: int) -> list[FormFile]:
         form = FormFiles(content_type, field_name, max_files, self._is_image)
         await self._receive(form.write)
         return form.finish()
-
-    async def _read_json(self) -> bytes:
-        document = parse_json(await self.body())
-        if not isinstance(document, dict) or set(document) != {"image"}:
-            raise InvalidRequest(
-                'The JSON body must be {"image": "<base64>"} and nothing else: parameters belong in the query, and'
-                f" {NO_URLS}."
-            )
-        return await decode_base64(document["image"])
 
     async def _receive(self, write: Callable[[bytes], object]) -> None:
         """Passes the content of the body on to ``write``; what is sent and what it decompresses to is limited."""
@@ -148,6 +140,23 @@ class BodyReader:
 
     def _too_large(self) -> UploadTooLarge:
         return UploadTooLarge(f"The body exceeds the limit of {self._limits.max_upload_bytes} bytes.")
+
+
+async def _image_in_json(body: bytes) -> bytes:
+    document = parse_json(body)
+    if not isinstance(document, dict) or set(document) != {"image"}:
+        raise InvalidRequest(
+            'The JSON body must be {"image": "<base64>"} and nothing else: parameters belong in the query, and'
+            f" {NO_URLS}."
+        )
+    return await decode_base64(document["image"])
+
+
+def _unsupported(media_type: str) -> UnsupportedMediaType:
+    return UnsupportedMediaType(
+        f"The content type {media_type!r} is not accepted: send multipart/form-data with a part named 'file',"
+        f" application/json with a base64 string named 'image', or the image itself as {_ACCEPTED}."
+    )
 
 
 @contextmanager

@@ -36,13 +36,18 @@ class Body(BaseModel):
 async def classify(request: Request, context: ContextDep, service: ServiceDep) -> list[Json]:
     """Returns labels and scores, highest first."""
 
-    async def read(reader: BodyReader) -> tuple[list[bytes], ClassifyOptions]:
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            return [await reader.image()], ClassifyOptions()
-        body = parse(Body, parse_json(await reader.body()))
+    options = ClassifyOptions()
+
+    async def from_json(document: bytes) -> bytes:
+        nonlocal options
+        body = parse(Body, parse_json(document))
         parameters = body.parameters or Parameters()
         options = ClassifyOptions(parameters.top_k, function=parameters.function_to_apply or "softmax")
-        return [await decode_base64(body.inputs)], options
+        return await decode_base64(body.inputs)
+
+    async def read(reader: BodyReader) -> tuple[list[bytes], ClassifyOptions]:
+        image = await reader.image(from_json)
+        return [image], options
 
     [result] = await classify_images(request, context, service, read)
     return [{"label": item.label, "score": item.probability} for item in result.predictions]

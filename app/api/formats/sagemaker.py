@@ -36,12 +36,7 @@ async def invocations(
     query: Annotated[PredictQuery, Query()],
 ) -> Json:
     """Classifies one image, in the forms that `/predict` accepts; `application/x-image` is one of them."""
-
-    async def read(reader: BodyReader) -> bytes:
-        is_image = request.headers.get("content-type", "") == "application/x-image"
-        return await (reader.body() if is_image else reader.image())
-
-    async with admitted_body(request, service, read) as image:
+    async with admitted_body(request, service, BodyReader.image) as image:
         result = await service.classify(image, query.options())
     response.headers.update(server_timing(result.timings))
     return {"model": service.engine.model.name, "predictions": prediction_rows(result)}

@@ -1,7 +1,10 @@
 """JSON bodies, and what clients that guess wrong are told."""
 
 import base64
+import json
+from collections.abc import Callable
 
+import httpx
 import pytest
 
 from tests.app.types import CheckProblem, Connect, Grey
@@ -88,3 +91,94 @@ async def test_heic_is_named(connect: Connect, problem: CheckProblem) -> None:
     async with connect() as client:
         response = await client.post("/predict", files={"file": heic})
     assert "HEIC" in problem(response, 415, "unsupported-media-type")
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json; charset=utf-8",
+        "APPLICATION/JSON",
+        "application/vnd.api+json",
+        "text/json",
+        "text/plain;charset=UTF-8",
+        "application/x-www-form-urlencoded",  # curl --data
+    ],
+)
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b" \r\n"])
+async def test_json_is_recognized_under_other_content_types(
+    connect: Connect, grey: Grey, content_type: str, before: bytes
+) -> None:
+    body = before + json.dumps({"image": base64.b64encode(grey(9)).decode()}).encode()
+    async with connect() as client:
+        response = await client.post("/predict", content=body, headers={"Content-Type": content_type})
+    assert response.json()["predictions"][0]["class_id"] == 9
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+async def test_json_may_be_in_any_encoding_of_unicode(connect: Connect, grey: Grey, encoding: str) -> None:
+    body = json.dumps({"image": base64.b64encode(grey(9)).decode()}).encode(encoding)
+    async with connect() as client:
+        response = await client.post("/predict", content=body, headers={"Content-Type": "application/json"})
+    assert response.json()["predictions"][0]["class_id"] == 9
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json",
+        "image/jpg",
+        "image/*",
+        "*/*",
+        "IMAGE/PNG",
+        "image/png; charset=utf-8",
+        "binary/octet-stream",
+        "application/x-image",
+        "text/html",
+    ],
+)
+async def test_an_image_is_an_image_under_any_content_type(connect: Connect, grey: Grey, content_type: str) -> None:
+    async with connect() as client:
+        response = await client.post("/predict", content=grey(9), headers={"Content-Type": content_type})
+    assert response.json()["predictions"][0]["class_id"] == 9
+
+
+async def test_a_form_under_the_content_type_of_json_is_recognized(
+    connect: Connect, grey: Grey, problem: CheckProblem
+) -> None:
+    form = httpx.Request("POST", "http://service", files={"file": grey(9)}).read()
+    async with connect() as client:
+        response = await client.post("/predict", content=form, headers={"Content-Type": "application/json"})
+    assert "multipart/form-data" in problem(response, 400, "invalid-request")
+
+
+@pytest.mark.parametrize(
+    "to_text",
+    [
+        lambda data: base64.urlsafe_b64encode(data).decode(),
+        lambda data: base64.urlsafe_b64encode(data).decode().rstrip("="),
+        lambda data: base64.b64encode(data).decode().rstrip("="),
+        lambda data: base64.encodebytes(data).decode().replace("\n", "\r\n"),
+        lambda data: "DATA:image/png;name=a.png;BASE64," + base64.urlsafe_b64encode(data).decode(),
+    ],
+)
+async def test_every_form_of_base64_is_accepted_wherever_base64_is(
+    connect: Connect, grey: Grey, to_text: Callable[[bytes], str]
+) -> None:
+    image = grey(251)
+    text = to_text(image)
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [text]}
+    bodies: dict[str, dict[str, object]] = {
+        "/predict": {"image": text},
+        "/embed": {"image": text},
+        "/explain": {"image": text},
+        "/invocations": {"image": text},
+        "/": {"inputs": text},
+        "/vertex/predict": {"instances": [{"b64": text}]},
+        "/v1/models/fake:predict": {"instances": [{"image_bytes": {"b64": text}}]},
+        "/v1/models/fake:explain": {"instances": [text]},
+        "/v2/models/fake/infer": {"inputs": [tensor]},
+    }
+    async with connect(protocols="open_inference,kserve,sagemaker,vertex,huggingface") as client:
+        for path, body in bodies.items():
+            response = await client.post(path, json=body)
+            assert response.status_code == 200, (path, response.text)
