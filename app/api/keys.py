@@ -1,5 +1,6 @@
 """ApiKeys: the API keys that are accepted, from the settings and from a file that may change."""
 
+import codecs
 import hmac
 import logging
 import os
@@ -12,15 +13,15 @@ _Version = tuple[int, int, int]  # modification time in ns, size in bytes, inode
 
 
 class NoKeys(OSError):
-    """The file of API keys has no key in it."""
+    """The file of API keys has no key in it, or is not a text file."""
 
 
 class ApiKeys:
     """The keys in ``keys`` and those in the file ``path``, which is read again when it changes.
 
-    The file has one key per line; empty lines and lines that begin with # are skipped. While it is missing or
-    unreadable, the keys that were last read remain valid. Raises ``OSError`` if it cannot be read at first, and
-    ``NoKeys`` if it has no key.
+    The file has one key per line, in UTF-8 or, with a byte order mark, UTF-16; empty lines and lines that begin with #
+    are skipped. While it is missing or unreadable, the keys that were last read remain valid. Raises ``OSError`` if it
+    cannot be read at first, and ``NoKeys`` if it has no key.
     """
 
     def __init__(self, keys: Iterable[str] = (), path: Path | None = None) -> None:
@@ -61,8 +62,21 @@ class ApiKeys:
         version = status.st_mtime_ns, status.st_size, status.st_ino
         if version == self._version:
             return
-        lines = [line.strip() for line in path.read_bytes().splitlines()]
+        lines = [line.strip() for line in _read_utf8(path).splitlines()]
         self._file_keys = tuple(line for line in lines if line and not line.startswith(b"#"))
         if self._version is not None:
             logger.info("%d API keys read from %s", len(self._file_keys), path)
         self._version = version
+
+
+def _read_utf8(path: Path) -> bytes:
+    """A text file as UTF-8 without a byte order mark, as clients send its keys. Raises ``OSError``."""
+    content = path.read_bytes()
+    try:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            content = content.decode("utf-16").encode()
+    except UnicodeDecodeError as error:
+        raise NoKeys(f"{path} is not valid UTF-16: {error}") from error
+    if b"\0" in content:
+        raise NoKeys(f"{path} is not a text file in UTF-8, or in UTF-16 with a byte order mark")
+    return content.removeprefix(codecs.BOM_UTF8)

@@ -117,6 +117,37 @@ def test_a_file_without_keys_is_an_error_at_start(tmp_path: Path, text: str) -> 
         ApiKeys(["one"], path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_byte_order_mark_is_not_part_of_the_first_key(tmp_path: Path, encoding: str, newline: str) -> None:
+    path = tmp_path / "keys"
+    mark = "\ufeff" if encoding.endswith(("le", "be")) else ""
+    path.write_bytes((mark + newline.join(["one", "# two", "schlüssel", ""])).encode(encoding))
+    keys = ApiKeys(path=path)
+    assert keys.accept(b"one")
+    assert keys.accept("schlüssel".encode())
+    assert not any(keys.accept(key) for key in (b"", b"two", b"\xef\xbb\xbfone", b"o\0n\0e\0"))
+
+
+@pytest.mark.parametrize(
+    "content", ["one\n".encode("utf-16-le"), b"\xff\xfeo\0n\0e", b"\xff\xfe\0\xd8a\0", "one".encode("utf-32"), b"o\0ne"]
+)
+def test_a_file_that_is_not_text_is_an_error_at_start(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(content)
+    with pytest.raises(NoKeys, match="UTF-16"):
+        ApiKeys(path=path)
+
+
+def test_keeps_the_last_keys_of_a_file_that_is_no_longer_text(keys_file: Path) -> None:
+    keys = ApiKeys(path=keys_file)
+    keys_file.write_bytes(b"\0" * 100)
+    assert keys.accept(b"one")
+    replace(keys_file, "six\n")
+    assert keys.accept(b"six")
+    assert not keys.accept(b"one")
+
+
 def test_a_missing_file_is_an_error_at_start(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         ApiKeys(path=tmp_path / "keys")
