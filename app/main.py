@@ -160,6 +160,7 @@ def _build_context(settings: Settings) -> AppContext:
         keys=ApiKeys((key.get_secret_value() for key in settings.api_keys), settings.api_keys_file),
         request_timeout_s=settings.request_timeout_s,
         max_images_per_request=min(settings.max_images_per_request, settings.max_queue_size),  # more never fit
+        frame_ancestors=" ".join(sorted(settings.frame_ancestors)) or "'none'",
     )
 
 

@@ -20,6 +20,14 @@ from model import DEFAULT_MODEL
 PREFIX = "CONVNEXT_"
 Origin = Annotated[str, StringConstraints(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/?#]+)$")]
 """As a browser sends it: a trailing slash would never match."""
+Ancestor = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^('self'|\*|[a-z][a-z0-9+.-]*:"
+        r"|([a-z][a-z0-9+.-]*://)?(\*\.)?[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)*(:([0-9]+|\*))?)$"
+    ),
+]
+"""A source of the directive frame-ancestors (Content Security Policy Level 3): a keyword, a scheme or a host."""
 
 
 class _StrictEnvironment(EnvSettingsSource):
@@ -102,6 +110,11 @@ class Settings(BaseSettings):
         description="Origins of web pages that may use the service, such as https://shop.example, separated by commas;"
         " * for all.",
     )
+    frame_ancestors: Annotated[frozenset[Ancestor], NoDecode] = Field(
+        frozenset(),
+        description="Origins of pages that may embed the web page, such as https://huggingface.co, separated by commas;"
+        " self for its own origin, * for all; unset: none.",
+    )
     root_path: str | None = Field(None, pattern="^/.*[^/]$", description="Path prefix that a proxy removes.")
     protocols: Annotated[frozenset[RequestFormat], NoDecode] = Field(
         frozenset(),
@@ -142,6 +155,17 @@ class Settings(BaseSettings):
     @classmethod
     def _split_names(cls, value: object) -> object:
         return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @field_validator("frame_ancestors", mode="before")
+    @classmethod
+    def _split_sources(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        keywords = {"self": "'self'", "'none'": "none"}
+        sources = [keywords.get(source, source) for source in value.replace(",", " ").split()]
+        if "none" in sources and len(sources) > 1:
+            raise ValueError("none excludes every other source")
+        return [source for source in sources if source != "none"]
 
     @classmethod
     def settings_customise_sources(

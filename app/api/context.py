@@ -31,6 +31,7 @@ class AppContext:
     is_image: Callable[[bytes], bool]  # whether data begins like an image of an accepted format
     request_timeout_s: float
     max_images_per_request: int
+    frame_ancestors: str = "'none'"  # sources of a Content-Security-Policy: the pages that may embed this one
     upload_grace_s: float = 1.0  # for which an upload holds its slot before it is complete
     service: ClassificationService | None = None
 

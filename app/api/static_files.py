@@ -7,21 +7,26 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from app.api.context import AppContext
+
 STATIC_DIRECTORY = Path(__file__).parent / "static"
 
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self';"
-    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    " base-uri 'none'; form-action 'none'"
 )
 DOCS_POLICY = (
     # Swagger UI sets styles on elements and draws its icons from data URLs.
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
-    " object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    " object-src 'none'; base-uri 'none'; form-action 'none'"
 )
 
 
 class StaticAssets(StaticFiles):
-    """Files whose responses carry ``policy``. Browsers revalidate them, as their names do not change with a release."""
+    """Files whose responses carry ``policy``, and the pages that may embed them, which are configured.
+
+    Browsers revalidate them, as their names do not change with a release.
+    """
 
     def __init__(
         self,
@@ -31,8 +36,8 @@ class StaticAssets(StaticFiles):
         packages: list[str | tuple[str, str]] | None = None,
     ) -> None:
         super().__init__(directory=directory, packages=packages)
+        self._policy = policy
         self._headers = {
-            "Content-Security-Policy": policy,
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
             "Cache-Control": "no-cache",
@@ -47,5 +52,7 @@ class StaticAssets(StaticFiles):
     ) -> Response:
         """The file, or 304 if the client has it."""
         response = super().file_response(full_path, stat_result, scope, status_code)
-        response.headers.update(self._headers)
+        context: AppContext = scope["app"].state.context
+        policy = f"{self._policy}; frame-ancestors {context.frame_ancestors}"
+        response.headers.update(self._headers | {"Content-Security-Policy": policy})
         return response

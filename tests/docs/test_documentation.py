@@ -27,6 +27,7 @@ FREE_FORM = {
     "api_keys": "`KEY,KEY,…`",
     "api_keys_file": "path",
     "cors_origins": "`ORIGIN,ORIGIN,…`",
+    "frame_ancestors": "`ORIGIN,ORIGIN,…`",
     "root_path": "path",
     "protocols": ", ".join(f"`{name}`" for name in get_args(RequestFormat)),
     "vertex_health_route": "path",

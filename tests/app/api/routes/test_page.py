@@ -2,8 +2,11 @@
 
 import re
 
+import httpx
+import pydantic
 import pytest
 
+from app.settings import Settings
 from tests.app.types import CheckProblem, Connect
 
 pytestmark = pytest.mark.anyio
@@ -67,3 +70,61 @@ async def test_a_post_names_the_path_that_classifies(connect: Connect, problem: 
     assert "POST /predict" in detail
     assert "/docs" in detail
     assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
+PAGES = ["/", "/static/page.js", "/docs", "/docs/swagger-ui.css"]
+
+
+def ancestors(response: httpx.Response) -> list[str]:
+    [directive] = re.findall(r"frame-ancestors ([^;]*)", response.headers["content-security-policy"])
+    return sorted(directive.split())
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("", ["'none'"]),
+        ("none", ["'none'"]),
+        ("'none'", ["'none'"]),
+        ("self", ["'self'"]),
+        ("*", ["*"]),
+        (
+            "'self', https://huggingface.co,https://*.hf.space",
+            ["'self'", "https://*.hf.space", "https://huggingface.co"],
+        ),
+        ("https://a.example http://localhost:*", ["http://localhost:*", "https://a.example"]),
+        ("https:", ["https:"]),
+    ],
+)
+async def test_pages_may_be_embedded_where_the_setting_says_so(
+    connect: Connect, setting: str, expected: list[str]
+) -> None:
+    async with connect(frame_ancestors=setting) as client:
+        for path in PAGES:
+            response = await client.get(path)
+            assert ancestors(response) == expected
+            assert "x-frame-options" not in response.headers  # knows no list of origins
+
+
+async def test_no_page_may_be_embedded_by_default(connect: Connect) -> None:
+    async with connect() as client:
+        for path in PAGES:
+            assert ancestors(await client.get(path)) == ["'none'"]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "none, self",
+        "https://a.example; script-src *",
+        "https://a.example/path",
+        "https://",
+        "'unsafe-inline'",
+        "https://a.example\r\nX:",
+        "https://ä.example",
+        "**",
+    ],
+)
+def test_what_is_not_a_source_of_embedding_pages_is_rejected(setting: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match="frame_ancestors"):
+        Settings(frame_ancestors=setting)
