@@ -11,8 +11,10 @@ from ray import serve
 
 from app.main import create_app
 from app.settings import Settings
+from model.inference.cpu import available_cores
 
 MAX_REPLICAS = 8
+GPU_DECODE_THREADS = 8  # a GPU classifies more images than one core decodes
 
 
 def resolve(settings: Settings) -> Settings:
@@ -23,12 +25,13 @@ def resolve(settings: Settings) -> Settings:
     """
     on_gpu = settings.device.startswith("cuda")
     cores = settings.cpu_threads or 1
+    decode_threads = min(GPU_DECODE_THREADS, available_cores()) if on_gpu else cores
     return settings.model_copy(
         update={
             "device": "cuda" if on_gpu else "cpu",
             "max_batch_size": settings.max_batch_size or (64 if on_gpu else 8),
             "cpu_threads": cores,
-            "decode_threads": settings.decode_threads or cores,
+            "decode_threads": settings.decode_threads or decode_threads,
         }
     )
 
