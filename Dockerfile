@@ -42,15 +42,24 @@ RUN --mount=type=cache,target=/root/.cache \
 
 
 FROM docker.io/library/python:${PYTHON_VERSION}-slim-bookworm
+# Triton compiles GPU kernels for the GPU at hand, and its launcher from C.
+ARG TORCH_BACKEND=cpu
+RUN if [ "$TORCH_BACKEND" != cpu ]; then \
+        apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends gcc libc6-dev \
+        && rm -rf /var/lib/apt/lists/*; \
+    fi
 RUN groupadd --gid 10001 convnext \
     && useradd --uid 10001 --gid convnext --no-create-home --home-dir /tmp --shell /usr/sbin/nologin convnext \
     && install --directory --owner=convnext --group=convnext /var/cache/convnext
 COPY --from=build /opt/venv /opt/venv
 COPY docker/healthcheck.py /opt/healthcheck.py
+# Compiled kernels are kept in the cache folder: code cannot be loaded from a /tmp that is mounted noexec.
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    TRITON_CACHE_DIR=/var/cache/convnext/triton \
+    TORCHINDUCTOR_CACHE_DIR=/var/cache/convnext/inductor \
     CONVNEXT_HOST=0.0.0.0 \
     CONVNEXT_CACHE_DIR=/var/cache/convnext
 # The package is a layer of its own, so that a new version of the code is a small download.

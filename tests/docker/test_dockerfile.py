@@ -89,10 +89,26 @@ def test_image_does_not_run_as_root() -> None:
     assert f"groupadd --gid {group}" in added
 
 
-def test_final_stage_installs_no_compiler() -> None:
-    assert not [
-        arguments for arguments in values("RUN") if re.search(r"\b(apt|apt-get|apk|gcc|g\+\+|make)\b", arguments)
-    ]
+@pytest.mark.parametrize(("backend", "installed"), [("cpu", []), ("", ["gcc"]), ("cu130", ["gcc"])])
+def test_only_images_for_gpus_have_a_compiler(tmp_path: Path, backend: str, installed: list[str]) -> None:
+    commands = [arguments for arguments in values("RUN") if re.search(r"\b(apt-get|apk|gcc|g\+\+|make)\b", arguments)]
+    assert len(commands) == 1
+    (tmp_path / "apt-get").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "apt-get").chmod(0o755)
+    script = commands[0].replace("rm -rf /var/lib/apt/lists/*", "true")
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TORCH_BACKEND": backend}
+    done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=30)
+    assert [name for name in ("gcc", "g++", "make") if name in done.stdout.split()] == installed
+
+
+def test_compiled_kernels_are_kept_where_code_can_be_loaded_from() -> None:
+    environment = dict(re.findall(r"(\w+)=(\S+)", values("ENV")[-1]))
+    for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        assert environment[name].startswith(environment[f"{PREFIX}CACHE_DIR"] + "/")
+
+
+def test_images_for_gpus_have_triton() -> None:
+    assert "triton" not in [line.split()[0] for line in (ROOT / "docker" / "excluded.txt").read_text().splitlines()]
 
 
 def test_service_is_started_without_a_shell_so_that_signals_reach_it() -> None:
