@@ -55,7 +55,7 @@ class Settings(BaseSettings):
         "auto", description="Library that runs the network; auto: openvino on a CPU, torch elsewhere."
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Data type of the computation; auto: bfloat16 on GPUs that support it, else float32."
+        "auto", description="Data type of the computation; auto: float16 on NVIDIA GPUs, else float32."
     )
     compile: bool = Field(False, description="Compile the network with torch.compile at start-up.")
     top_k: int = Field(5, ge=1, description="Classes in a response if the request does not set top_k.")

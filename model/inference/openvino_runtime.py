@@ -23,8 +23,9 @@ from openvino import Output, Type, opset13
 
 from model.convnext import Block, ChannelNorm, ConvNeXt, GlobalResponseNorm, Stage
 from model.errors import EngineError
+from model.images.transform import Pixels
 from model.inference.fold import Normalize
-from model.inference.runtime import Outputs
+from model.inference.runtime import Outputs, stacked
 
 _TUNING_ROUNDS = 4  # whose best counts, as other processes may use the cores
 _TUNING_ROUND_S = 0.1  # for each number of streams
@@ -60,13 +61,13 @@ class OpenVinoRuntime:
         self._requests = threading.local()
         self._compile(_Layout(1, 1, threads))
 
-    def tune(self, images: npt.NDArray[np.uint8], decode_s: float) -> None:
+    def tune(self, images: Sequence[Pixels], sizes: Sequence[int], decode_s: float) -> None:
         """Chooses the number of streams with the highest throughput for batches like ``images``.
 
         A network that takes little time compared with decoding, ``decode_s`` per image on one core, gets fewer streams,
         which form larger batches. The second thread of each uses the cores while others wait for the interpreter lock.
         """
-        rates = self._measure_streams(images)
+        rates = self._measure_streams(stacked(images, sizes[-1]))
         self.concurrency = max(rates, key=rates.__getitem__)
         needed = _threads_needed(self._threads, self._threads / rates[self.concurrency], decode_s)
         if needed < self._threads and rates[self._threads] > _NEARLY_BEST * rates[self.concurrency]:
@@ -75,11 +76,13 @@ class OpenVinoRuntime:
         with self._compiling:
             self._compiled = {layout: graph for layout, graph in self._compiled.items() if self._is_used(layout)}
 
-    def run(self, images: npt.NDArray[np.uint8], *, idle: bool, features: bool = False) -> Outputs:
-        """Computes ``(N, H, W, 3)`` uint8 pixels."""
-        if idle and len(images) == 1:
-            return self._infer(images, _Layout(1, 1, self._threads), features=features)
-        return self._infer(images, _Layout(len(images), self.concurrency, self._busy_threads), features=features)
+    def run(self, images: Sequence[Pixels], size: int, *, idle: bool, features: bool = False) -> Outputs:
+        """Computes N images ``(H, W, 3)`` uint8 as a batch of ``size``."""
+        layout = _Layout(size, self.concurrency, self._busy_threads)
+        if idle and size == 1:
+            layout = _Layout(1, 1, self._threads)
+        logits, maps = self._infer(stacked(images, size), layout, features=features)
+        return Outputs(logits[: len(images)], None if maps is None else maps[: len(images)])
 
     def _is_used(self, layout: "_Layout") -> bool:
         busy = (layout.streams, layout.threads) == (self.concurrency, self._busy_threads)

@@ -1,9 +1,12 @@
 """Runtime: what an engine needs of a library that runs the network."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from model.images.transform import Pixels
 
 
 class Outputs(NamedTuple):
@@ -18,7 +21,7 @@ class Runtime(Protocol):
 
     @property
     def mode(self) -> str:
-        """How it runs the network, as shown by ``/model``."""
+        """How it runs the network, as shown by ``/model``; known after ``tune``."""
         ...
 
     @property
@@ -31,10 +34,25 @@ class Runtime(Protocol):
         """How many threads may call ``run`` at the same time; known after ``tune``."""
         ...
 
-    def tune(self, images: npt.NDArray[np.uint8], decode_s: float) -> None:
-        """Chooses how to run batches as large as ``images`` by measurement; decoding takes ``decode_s`` per image."""
+    def tune(self, images: Sequence[Pixels], sizes: Sequence[int], decode_s: float) -> None:
+        """Chooses by measurement how to run batches of ``sizes``, in ascending order; there are ``sizes[-1]`` images.
+
+        Decoding takes ``decode_s`` per image. Each size has been run before. May be called again, with fewer sizes.
+        """
         ...
 
-    def run(self, images: npt.NDArray[np.uint8], *, idle: bool, features: bool = False) -> Outputs:
-        """Computes ``(N, H, W, 3)`` uint8 pixels; ``idle`` if nothing else is running."""
+    def run(self, images: Sequence[Pixels], size: int, *, idle: bool, features: bool = False) -> Outputs:
+        """Computes N images ``(H, W, 3)`` uint8 as a batch of ``size`` ≥ N; ``idle`` if nothing else is running."""
         ...
+
+
+def stack(images: Sequence[Pixels], out: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Fills the batch ``out`` with ``images``; what is left becomes black."""
+    np.stack(images, out=out[: len(images)])
+    out[len(images) :] = 0
+    return out
+
+
+def stacked(images: Sequence[Pixels], size: int) -> npt.NDArray[np.uint8]:
+    """A new batch ``(size, H, W, 3)``."""
+    return stack(images, np.empty((size, *images[0].shape), np.uint8))

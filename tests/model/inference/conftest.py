@@ -1,9 +1,11 @@
 """An engine on a fake runtime."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import torch
 
 from model import LoadedModel
 from model.inference.engine import InferenceEngine
@@ -17,8 +19,33 @@ def engine_on(tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Engin
     """``engine_on(runtime, **options)``: an engine whose network is run by a fake."""
 
     def build(runtime: FakeRuntime, **options: Any) -> InferenceEngine:  # Any: the engine's keyword arguments
-        for name in ("TorchRuntime", "OpenVinoRuntime"):
-            monkeypatch.setattr(f"model.inference.engine.{name}", lambda *_arguments, **_options: runtime)
-        return InferenceEngine(tiny_model, device="cpu", **options)
+        monkeypatch.setattr("model.inference.engine.build_runtime", lambda *_arguments, **_options: runtime)
+        return InferenceEngine(tiny_model, **({"device": "cpu"} | options))
 
     return build
+
+
+@pytest.fixture
+def cuda_device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """``cuda_device(bf16, count)``: torch reports CUDA devices; bfloat16 is asked of the current one."""
+
+    def report(*, bf16: bool = True, count: int = 1) -> None:
+        current = [0]
+
+        @contextmanager
+        def select(device: torch.device) -> Iterator[None]:
+            before, current[0] = current[0], device.index or 0
+            yield
+            current[0] = before
+
+        # Of several devices, only the last one computes bfloat16, if any does.
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation: including_emulation or (bf16 and current[0] == count - 1),
+        )
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "device", select)
+
+    return report

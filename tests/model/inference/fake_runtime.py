@@ -1,35 +1,65 @@
 """A runtime that fails on request."""
 
+import threading
+from collections.abc import Callable, Sequence
+
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from model.inference.runtime import Outputs
+from model.images.transform import Pixels
+from model.inference.runtime import Outputs, stacked
+
+
+def out_of_memory() -> Exception:
+    return torch.OutOfMemoryError("no room")
 
 
 class FakeRuntime:
-    """Returns logits that depend on the image; has memory for at most ``room`` images."""
+    """Returns logits that depend on the image; has memory for at most ``room`` images, in all batches together."""
 
     def __init__(self, batch_size_step: int = 1, room: int = 1000, concurrency: int = 1) -> None:
         self.mode, self.batch_size_step, self.concurrency = "fake", batch_size_step, concurrency
         self.room = room
+        self.tuning_room = 1000
+        self.no_room: Callable[[], Exception] = out_of_memory
         self.sizes: list[int] = []
         self.idle: list[bool] = []
+        self.tuned: list[list[int]] = []
         self.error: Exception | None = None
+        self.value = 0.0  # added to all logits
+        self.barrier: threading.Barrier | None = None  # of batches that run at the same time
+        self._lock = threading.Lock()
+        self._in_use = 0
 
-    def tune(self, images: npt.NDArray[np.uint8], decode_s: float) -> None:
-        pass
+    def _meet(self) -> None:
+        if self.barrier is not None:
+            self.barrier.wait(timeout=10)
 
-    def run(self, images: npt.NDArray[np.uint8], *, idle: bool, features: bool = False) -> Outputs:
-        assert images.dtype == np.uint8
-        assert images.ndim == 4
-        self.sizes.append(len(images))
-        self.idle.append(idle)
-        if len(images) > self.room:
-            raise torch.OutOfMemoryError("no room")
-        if self.error is not None:
-            raise self.error
-        first = images[:, 0, 0, 0].astype(np.float32)
+    def tune(self, images: Sequence[Pixels], sizes: Sequence[int], decode_s: float) -> None:
+        assert len(images) == sizes[-1]
+        self.tuned.append(list(sizes))
+        if sizes[-1] > self.tuning_room:
+            raise self.no_room()
+
+    def run(self, images: Sequence[Pixels], size: int, *, idle: bool, features: bool = False) -> Outputs:
+        batch = stacked(images, size)
+        assert batch.dtype == np.uint8
+        with self._lock:
+            self.sizes.append(size)
+            self.idle.append(idle)
+            self._in_use += size
+        try:
+            self._meet()
+            too_large = self._in_use > self.room
+            self._meet()
+            if too_large:
+                raise self.no_room()
+            if self.error is not None:
+                raise self.error
+        finally:
+            with self._lock:
+                self._in_use -= size
+        first = batch[: len(images), 0, 0, 0].astype(np.float32)
         zeros = np.zeros_like(first)
         logits = np.stack([first, 255 - first, zeros, zeros, zeros], axis=1) / np.float32(50)
-        return Outputs(logits, first.reshape(-1, 1, 1, 1) if features else None)
+        return Outputs(logits + np.float32(self.value), first.reshape(-1, 1, 1, 1) if features else None)

@@ -1,6 +1,7 @@
 """The engine compared with torchvision, and with a fake runtime that fails."""
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ from torchvision.models.convnext import ConvNeXt as TorchvisionConvNeXt
 from model import LoadedModel, load_model
 from model.errors import DeviceLost, EngineError
 from model.images.transform import Pixels
-from model.inference.engine import InferenceEngine, RuntimeName, plan_batches
+from model.inference.batch_plan import plan_batches
+from model.inference.engine import InferenceEngine, Precision, RuntimeName
+from model.inference.runtime import Outputs
 from tests.model.conftest import randomize
 from tests.model.inference.conftest import EngineOn
 from tests.model.inference.fake_runtime import FakeRuntime
@@ -163,24 +166,6 @@ def test_measurements_follow_real_batches(engine_on: EngineOn, random_images: Im
     assert engine.batch_seconds[1] < 1
 
 
-@pytest.mark.parametrize(("step", "room", "expected"), [(1, 5, 5), (2, 5, 4), (2, 3, 2), (1, 1, 1)])
-def test_too_little_memory_lowers_the_batch_size(
-    engine_on: EngineOn, random_images: Images, step: int, room: int, expected: int
-) -> None:
-    runtime = FakeRuntime(step, room)
-    engine = engine_on(runtime, max_batch_size=8)
-    engine.warm_up()
-    assert engine.max_batch_size == expected
-    runtime.sizes.clear()
-    engine.predict(random_images(expected))
-    assert runtime.sizes == [expected]
-
-
-def test_too_little_memory_for_one_image_is_an_error(engine_on: EngineOn) -> None:
-    with pytest.raises(EngineError):
-        engine_on(FakeRuntime(room=0)).warm_up()
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_weights_that_are_not_finite_are_an_error(tiny_path: Path, runtime: RuntimeName, value: float) -> None:
@@ -203,11 +188,60 @@ def test_a_batch_that_does_not_fit_into_memory_is_run_in_halves_once(
         engine.predict(random_images(20))
 
 
-def test_an_accelerator_error_means_that_the_device_is_lost(engine_on: EngineOn, random_images: Images) -> None:
+LOST = [
+    torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+]
+
+
+@pytest.mark.parametrize("error", LOST, ids=str)
+def test_an_error_of_the_device_means_that_it_is_lost(
+    engine_on: EngineOn, random_images: Images, error: Exception
+) -> None:
     runtime = FakeRuntime()
     engine = engine_on(runtime)
-    runtime.error = torch.AcceleratorError("an illegal memory access")
-    with pytest.raises(DeviceLost, match="an illegal memory access"):
+    runtime.error = error
+    with pytest.raises(DeviceLost, match=str(error)):
+        engine.predict(random_images(1))
+
+
+@pytest.mark.parametrize("error", LOST, ids=str)
+def test_a_device_that_is_lost_while_halves_run_is_lost(
+    engine_on: EngineOn, random_images: Images, error: Exception
+) -> None:
+    runtime = FakeRuntime(room=4)
+    engine = engine_on(runtime, max_batch_size=8)
+    runtime.error = error
+    with pytest.raises(DeviceLost, match=str(error)):
+        engine.predict(random_images(8))
+    assert runtime.sizes == [8, 4]
+
+
+def test_the_activations_of_a_batch_that_does_not_fit_are_freed_before_the_halves_run(
+    engine_on: EngineOn, random_images: Images
+) -> None:
+    alive: list[bool] = []
+    activations: list[weakref.ref[torch.Tensor]] = []
+
+    class Runtime(FakeRuntime):
+        def run(self, images: Sequence[Pixels], size: int, *, idle: bool, features: bool = False) -> Outputs:
+            alive.extend(reference() is not None for reference in activations)
+            hidden = torch.zeros(size)
+            activations.append(weakref.ref(hidden))
+            return super().run(images, size, idle=idle, features=features)
+
+    engine_on(Runtime(room=4), max_batch_size=8).predict(random_images(8))
+    assert alive == [False, False, False]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_result_that_is_not_finite_is_an_error(
+    engine_on: EngineOn, random_images: Images, precision: Precision
+) -> None:
+    runtime = FakeRuntime()
+    engine = engine_on(runtime, precision=precision)
+    runtime.value = float("nan")
+    with pytest.raises(EngineError, match=precision):
         engine.predict(random_images(1))
 
 

@@ -1,11 +1,18 @@
 """The engine's choice of device, precision and runtime."""
 
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 
 from model import LoadedModel
 from model.errors import EngineError
 from model.inference.engine import InferenceEngine, Precision
+from model.inference.selection import choose_dtypes, choose_runtime
 from tests.model.inference.conftest import EngineOn
 from tests.model.inference.fake_runtime import FakeRuntime
 
@@ -15,26 +22,69 @@ from tests.model.inference.fake_runtime import FakeRuntime
     [(True, True, "cuda:0"), (True, False, "cuda:0"), (False, True, "mps"), (False, False, "cpu")],
 )
 def test_auto_selects_cuda_then_mps_then_the_cpu(
-    engine_on: EngineOn, monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, expected: str
+    engine_on: EngineOn,
+    monkeypatch: pytest.MonkeyPatch,
+    cuda_device: Callable[..., None],
+    cuda: bool,
+    mps: bool,
+    expected: str,
 ) -> None:
+    cuda_device()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    engine = engine_on(FakeRuntime())
-    assert str(InferenceEngine(engine.model).device) == expected
+    assert str(engine_on(FakeRuntime(), device="auto").device) == expected
 
 
-@pytest.mark.parametrize(("bf16", "expected"), [(True, "bfloat16"), (False, "float32")])
-def test_auto_selects_bfloat16_if_cuda_supports_it(
-    engine_on: EngineOn, monkeypatch: pytest.MonkeyPatch, bf16: bool, expected: str
+def test_auto_selects_float16_on_cuda_and_float32_elsewhere(
+    engine_on: EngineOn, cuda_device: Callable[..., None]
 ) -> None:
-    engine = engine_on(FakeRuntime())
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16 or including_emulation)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert InferenceEngine(engine.model, device="cuda").precision == expected
-    assert InferenceEngine(engine.model, device="cuda:0", precision="float16").precision == "float16"
-    assert InferenceEngine(engine.model, device="cpu").precision == "float32"
+    cuda_device()
+    assert engine_on(FakeRuntime(), device="cuda").precision == "float16"
+    assert engine_on(FakeRuntime(), device="cuda:0", precision="bfloat16").precision == "bfloat16"
+    assert engine_on(FakeRuntime(), device="cpu").precision == "float32"
+
+
+def test_bfloat16_is_asked_of_the_device_that_is_used(cuda_device: Callable[..., None]) -> None:
+    cuda_device(count=2)
+    assert choose_dtypes("auto", torch.device("cuda:0")) == [torch.float16, torch.float32]
+    assert choose_dtypes("auto", torch.device("cuda:1")) == [torch.float16, torch.bfloat16]
+
+
+WITHOUT_OPENVINO = """
+import sys
+sys.modules["openvino"] = None
+import importlib.util
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "openvino" else find_spec(name, package)
+import numpy as np
+from model import load_model
+from model.errors import EngineError
+from model.inference.engine import InferenceEngine
+model = load_model(sys.argv[1])
+engine = InferenceEngine(model, device="cpu", max_batch_size=1)
+engine.warm_up()
+engine.predict([np.zeros((32, 32, 3), np.uint8)])
+try:
+    InferenceEngine(model, device="cpu", runtime="openvino")
+except EngineError:
+    print(engine.mode)
+"""
+
+
+def test_without_openvino_a_cpu_is_served_by_torch(tiny_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_OPENVINO, str(tiny_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "eager\n"
+
+
+def test_serving_by_torch_because_openvino_is_missing_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert choose_runtime("auto", torch.device("cuda"), compiled=False) == "torch"
+    assert not caplog.records
+    assert choose_runtime("auto", torch.device("cpu"), compiled=False) == "torch"
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:99", "cuda", "mps", ""])

@@ -40,34 +40,36 @@ def test_logits_equal_those_of_pytorch(images: Pixels, kind: dict[str, Any]) -> 
     with torch.inference_mode():
         expected = network(torch.from_numpy(images).permute(0, 3, 1, 2).float()).numpy()
     assert expected.std() > 0.01
-    np.testing.assert_allclose(runtime_of(network).run(images, idle=False).logits, expected, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(
+        runtime_of(network).run(list(images), 4, idle=False).logits, expected, atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_runs_any_number_of_images(images: Pixels, count: int) -> None:
     runtime = runtime_of(folded())
-    batch = np.resize(images, (count, SIZE, SIZE, 3))
-    logits = runtime.run(batch, idle=False).logits
+    batch = list(np.resize(images, (count, SIZE, SIZE, 3)))
+    logits = runtime.run(batch, count, idle=False).logits
     assert logits.shape == (count, 5)
     assert logits.dtype == np.float32
-    np.testing.assert_allclose(logits[:1], runtime.run(batch[:1], idle=True).logits, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(logits[:1], runtime.run(batch[:1], 1, idle=True).logits, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("decode_s", [1e-6, 1e-3, 10.0])
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_logits_are_the_same_after_tuning(images: Pixels, threads: int, decode_s: float) -> None:
     runtime = OpenVinoRuntime(folded(), torch.float32, SIZE, threads=threads)
-    expected = runtime.run(images, idle=False).logits
-    runtime.tune(images, decode_s)
+    expected = runtime.run(list(images), 3, idle=False).logits
+    runtime.tune(list(images), [1, 3], decode_s)
     assert 1 <= runtime.concurrency <= threads
     for idle in (True, False):
-        np.testing.assert_allclose(runtime.run(images, idle=idle).logits, expected, atol=1e-4)
-        np.testing.assert_allclose(runtime.run(images[:1], idle=idle).logits, expected[:1], atol=1e-4)
+        np.testing.assert_allclose(runtime.run(list(images), 3, idle=idle).logits, expected, atol=1e-4)
+        np.testing.assert_allclose(runtime.run(list(images[:1]), 1, idle=idle).logits, expected[:1], atol=1e-4)
 
 
 def test_a_network_much_faster_than_decoding_gets_one_stream(images: Pixels) -> None:
     runtime = OpenVinoRuntime(folded(), torch.float32, SIZE, threads=2)
-    runtime.tune(images, decode_s=10.0)
+    runtime.tune(list(images), [1, 3], decode_s=10.0)
     assert runtime.concurrency == 1
 
 

@@ -1,0 +1,105 @@
+"""What the CUDA runtime needs of a GPU: streams, graphs, and memory that is pinned for copies."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class GpuStream(Protocol):
+    """A queue of work on the GPU, used by one thread at a time."""
+
+    def active(self) -> AbstractContextManager[None]:
+        """While active, the calling thread's work goes to this stream."""
+        ...
+
+    def capture(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """Records the work in a graph instead of doing it; returns what launches the graph, and its result's memory.
+
+        It is launched on the active stream. The graphs of a stream share memory: a launch overwrites results of others.
+        """
+        ...
+
+    def wait(self) -> None:
+        """Blocks until all work is done, without using a core."""
+        ...
+
+    def seconds(self, work: Callable[[], None]) -> float:
+        """How long the GPU takes for ``work``."""
+        ...
+
+
+class Gpu(Protocol):
+    """A CUDA device, or what stands for one in tests."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors are."""
+        ...
+
+    def stream(self) -> GpuStream:
+        """A new stream."""
+        ...
+
+    def pinned(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Memory of the host that the GPU can copy from and to on its own."""
+        ...
+
+    def synchronize(self) -> None:
+        """Waits for everything that was started on the GPU."""
+        ...
+
+
+class CudaGpu:
+    """A CUDA device. float32 means float32: convolutions use TF32 only if matrix products were allowed to."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if torch.get_float32_matmul_precision() == "highest":
+            torch.backends.cudnn.allow_tf32 = False
+
+    def stream(self) -> GpuStream:
+        return _CudaStream(self.device)
+
+    def pinned(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        return torch.zeros(tuple(shape), dtype=dtype, pin_memory=True)
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize(self.device)
+
+
+class _CudaStream:
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
+        self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch's
+        self._started = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's
+        self._ended = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]  # torch's
+        self._graph: torch.cuda.CUDAGraph | None = None  # whose memory the next graphs share
+
+    def active(self) -> AbstractContextManager[None]:
+        return torch.cuda.stream(self._stream)
+
+    def capture(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        pool = None if self._graph is None else self._graph.pool()
+        # Other threads may use the GPU meanwhile, for example those of another engine.
+        with (
+            self.active(),
+            torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"),
+        ):
+            result = work()
+        self._graph = graph
+        return graph.replay, result
+
+    def wait(self) -> None:
+        self._done.record(self._stream)
+        self._done.synchronize()
+
+    def seconds(self, work: Callable[[], None]) -> float:
+        self._started.record(self._stream)
+        work()
+        self._ended.record(self._stream)
+        self._ended.synchronize()
+        return float(self._started.elapsed_time(self._ended)) / 1000

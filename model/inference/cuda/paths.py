@@ -1,0 +1,131 @@
+"""Proves faster paths: each is compared with float32 and timed on the device, and used only if right and faster."""
+
+import logging
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.images.transform import Pixels
+from model.inference.cuda.slot import Forward, Slot
+from model.inference.runtime import Outputs
+
+logger = logging.getLogger(__name__)
+
+LIMIT = 1e-2  # relative error; in bfloat16, the eager network itself may exceed it
+_ROUNDING = 2.0  # times the error of the eager network, as another order of summation has another rounding error
+_RUNS = 7
+_REFERENCE_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to compute the network; ``paths`` names what differs from the eager or compiled one."""
+
+    forward: Forward
+    graphs: bool = False
+    paths: tuple[str, ...] = ()
+
+
+def relative_error(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
+    """``‖found - expected‖ / ‖expected‖``; infinite if something is not finite."""
+    difference = np.linalg.norm((found - expected).astype(np.float64)) / np.linalg.norm(expected.astype(np.float64))
+    return float(difference) if np.isfinite(difference) else math.inf
+
+
+def reference_outputs(slot: Slot, forward: Forward, images: Sequence[Pixels]) -> Outputs:
+    """The outputs of ``forward`` for all ``images``, a few at a time."""
+    parts = []
+    for first in range(0, len(images), _REFERENCE_BATCH):
+        part = images[first : first + _REFERENCE_BATCH]
+        parts.append(slot.run(part, len(part), forward, features=True))
+    maps = [part.features for part in parts if part.features is not None]
+    return Outputs(np.concatenate([part.logits for part in parts]), np.concatenate(maps))
+
+
+class Proof:
+    """Compares candidates on ``slot`` with the ``expected`` outputs of ``images``, and their times at ``sizes``."""
+
+    def __init__(self, slot: Slot, images: Sequence[Pixels], sizes: Iterable[int], expected: Outputs) -> None:
+        self._slot = slot
+        self._images = images
+        self._sizes = sorted(set(sizes))
+        self._expected = expected
+        self._limit = LIMIT
+
+    def accept(self, baseline: Candidate) -> None:
+        """Takes the error of the eager network as a measure for that of the others."""
+        self._limit = max(LIMIT, _ROUNDING * self._error(baseline))
+
+    def better(self, current: Candidate, name: str, build: Callable[[], Candidate]) -> Candidate:
+        """The candidate that ``build`` returns if it is right and faster than ``current``, else ``current``.
+
+        Raises what running ``current`` raises, if the candidate's failure has damaged the device.
+        """
+        before = self._seconds(current)
+        reason = ""
+        try:
+            candidate = build()
+            error = self._error(candidate)
+            ratio = statistics.geometric_mean(
+                old / new for old, new in zip(before, self._seconds(candidate), strict=True)
+            )
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the service must not depend on it
+            reason = f"it fails: {failure!r}"
+        if reason:  # the exception, which keeps its tensors alive, is gone
+            self._slot.forget()
+            self._error(current)
+        elif error > self._limit:
+            reason = f"its relative error is {error:.1e}"
+        elif ratio <= 1:
+            reason = f"it is {1 / ratio:.2f} times as slow"
+        if reason:
+            logger.warning("not using %s: %s", name, reason)
+            return current
+        logger.info("using %s: %.2f times as fast, relative error %.1e", name, ratio, error)
+        return candidate
+
+    def is_right(self, slot: Slot, size: int, candidate: Candidate) -> bool:
+        """Whether a batch of ``size`` on ``slot``, by its graph if there is one, has the expected result."""
+        found = slot.run(self._images[:size], size, candidate.forward, features=True)
+        return self._difference(found, size) <= self._limit
+
+    def _error(self, candidate: Candidate) -> float:
+        """The larger one of the errors of logits and features, at all sizes."""
+        self._slot.forget()
+        errors = []
+        for size in self._sizes:
+            images = self._images[:size]
+            self._slot.run(images, size, candidate.forward)  # compiles, and allocates what a graph may not
+            if candidate.graphs:
+                self._slot.capture(size, candidate.forward)
+            errors.append(self._difference(self._slot.run(images, size, candidate.forward, features=True), size))
+        return max(errors)
+
+    def _difference(self, found: Outputs, size: int) -> float:
+        assert found.features is not None and self._expected.features is not None  # noqa: S101, PT018 - were asked for
+        return max(
+            relative_error(found.logits, self._expected.logits[:size]),
+            relative_error(found.features, self._expected.features[:size]),
+        )
+
+    def _seconds(self, candidate: Candidate) -> list[float]:
+        """The median time on the device, for each size."""
+        times = []
+        with torch.inference_mode(), self._slot.stream.active():
+            for size in self._sizes:
+                if candidate.graphs:
+                    self._slot.capture(size, candidate.forward)
+                else:
+                    self._slot.forget()
+
+                def launch(size: int = size) -> None:
+                    self._slot.launch(size, candidate.forward)
+
+                launch()
+                times.append(statistics.median(self._slot.stream.seconds(launch) for _ in range(_RUNS)))
+        return times

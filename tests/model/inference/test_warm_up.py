@@ -1,0 +1,98 @@
+"""The warm-up lowers the batch size if memory is short, wherever that shows, and falls back to another precision."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from model.errors import DeviceLost, EngineError
+from tests.model.inference.conftest import EngineOn
+from tests.model.inference.fake_runtime import FakeRuntime
+
+NO_ROOM: list[Callable[[], Exception]] = [
+    lambda: torch.OutOfMemoryError("no room"),
+    lambda: MemoryError("no room"),
+    lambda: RuntimeError("MPS backend out of memory (MPS allocated: 17.91 GB)"),
+    lambda: torch.AcceleratorError("CUDA error: out of memory"),
+]
+
+
+@pytest.mark.parametrize("no_room", NO_ROOM)
+@pytest.mark.parametrize(("step", "room", "expected"), [(1, 5, 5), (2, 5, 4), (2, 3, 2), (1, 1, 1)])
+def test_too_little_memory_lowers_the_batch_size(
+    engine_on: EngineOn, step: int, room: int, expected: int, no_room: Callable[[], Exception]
+) -> None:
+    runtime = FakeRuntime(step, room)
+    runtime.no_room = no_room
+    engine = engine_on(runtime, max_batch_size=8)
+    engine.warm_up()
+    assert engine.max_batch_size == max(engine.batch_seconds) == expected
+
+
+def test_a_size_must_fit_on_all_workers_at_the_same_time(engine_on: EngineOn) -> None:
+    runtime = FakeRuntime(2, room=9, concurrency=2)
+    runtime.barrier = threading.Barrier(2)
+    engine = engine_on(runtime, max_batch_size=8)
+    engine.warm_up()
+    assert engine.max_batch_size == 4
+
+
+def test_memory_that_tuning_needs_lowers_the_batch_size(engine_on: EngineOn) -> None:
+    runtime = FakeRuntime(2)
+    runtime.tuning_room = 3
+    engine = engine_on(runtime, max_batch_size=8)
+    engine.warm_up()
+    assert runtime.tuned == [[1, 2, 4, 8], [1, 2, 4], [1, 2]]
+    assert engine.max_batch_size == 2
+
+
+def test_too_little_memory_for_one_image_is_an_error(engine_on: EngineOn) -> None:
+    with pytest.raises(EngineError):
+        engine_on(FakeRuntime(room=0)).warm_up()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("no C compiler"), EngineError),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), DeviceLost),
+        (RuntimeError("Triton Error [CUDA]: device-side assert triggered"), DeviceLost),
+    ],
+)
+def test_other_failures_are_engine_errors(engine_on: EngineOn, error: Exception, expected: type[EngineError]) -> None:
+    runtime = FakeRuntime()
+    runtime.error = error
+    with pytest.raises(expected, match=str(error).split(":")[-1]):
+        engine_on(runtime).warm_up()
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_float16_falls_back_to_a_wider_range_if_results_are_not_finite(
+    engine_on: EngineOn, monkeypatch: pytest.MonkeyPatch, cuda_device: Callable[..., None], bf16: bool
+) -> None:
+    cuda_device(bf16=bf16)
+    runtime = FakeRuntime(2)
+    engine = engine_on(runtime, device="cuda", max_batch_size=4)
+    assert engine.precision == "float16"
+    runtime.value = float("inf")
+    built: list[torch.dtype] = []
+
+    def rebuild(name: str, network: object, device: torch.device, dtype: torch.dtype, **options: object) -> FakeRuntime:
+        built.append(dtype)
+        return FakeRuntime(2)
+
+    monkeypatch.setattr("model.inference.engine.build_runtime", rebuild)
+    engine.warm_up()
+    assert engine.precision == ("bfloat16" if bf16 else "float32")
+    assert built == [engine.dtype]
+    assert engine.expected_rate > 0
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "float32"])
+def test_a_requested_precision_is_kept(engine_on: EngineOn, cuda_device: Callable[..., None], precision: str) -> None:
+    cuda_device()
+    runtime = FakeRuntime()
+    runtime.value = float("nan")
+    with pytest.raises(EngineError, match=precision):
+        engine_on(runtime, device="cuda", precision=precision, max_batch_size=1).warm_up()
