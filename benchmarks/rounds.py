@@ -6,12 +6,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "torchvision", "openvino", "numpy", "pillow", "uvicorn", "fastapi")
+PACKAGES = ("torch", "triton", "torchvision", "openvino", "numpy", "pillow", "uvicorn", "fastapi")
 ISA_LIMITS = {  # environment variables of PyTorch's own kernels and of oneDNN, in PyTorch and OpenVINO
     "native": {},
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
@@ -52,7 +54,7 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 
 def hardware() -> dict[str, object]:
-    """The CPU, its instruction sets and the limits set on them, and the versions of the libraries."""
+    """The CPU, its instruction sets and the limits set on them, the GPUs, and the versions of the libraries."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
@@ -61,9 +63,24 @@ def hardware() -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)),
         "features": [flag for flag in fields.get("flags", "").split() if flag.startswith(("avx", "amx"))],
         "isa_limits": {name: os.environ[name] for name in ISA_LIMITS["avx2"] if name in os.environ},
+        "gpus": gpus(),
         "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
+        **{package: installed_version(package) for package in PACKAGES},
     }
+
+
+def gpus() -> list[str]:
+    """The names of the CUDA devices, with their compute capability and memory."""
+    found = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
+    return [f"{gpu.name}, sm_{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in found]
+
+
+def installed_version(package: str) -> str | None:
+    """None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def keep(name: str, figures: object) -> Path:
