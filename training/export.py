@@ -4,17 +4,16 @@ from pathlib import Path
 
 import torch
 
+from model import load_model
 from model.checkpoints.native import save_checkpoint
-from model.images.transform import Transform
+from model.inference.engine import InferenceEngine
 from training.calibration import fit_temperature
 from training.data import Photos, class_labels
-from training.evaluate import SERVED, Score, score_file
+from training.evaluate import SERVED, Score, score_validation
 from training.plot import plot_run
-from training.trainer import Trainer
+from training.trainer import TRANSFORM, Trainer
 
 LICENCE = "Apache-2.0 (weights); trained on images under ImageNet's research terms"
-# A sharp photo is first reduced to the level of detail of the training photos.
-TRANSFORM = Transform(resize_size=224, crop_size=224, interpolation="bilinear", detail_size=64)
 
 
 def export(trainer: Trainer, held_out: Photos, data_dir: Path, path: Path = SERVED) -> Score:
@@ -23,7 +22,7 @@ def export(trainer: Trainer, held_out: Photos, data_dir: Path, path: Path = SERV
     The temperature of the held-out photos is folded into the classifier, so that the served probabilities are
     calibrated. The file's header records the score's top-1 accuracy.
     """
-    temperature = fit_temperature(trainer.predict_logits(held_out), torch.from_numpy(held_out.labels))
+    temperature = fit_temperature(trainer.predict_logits(held_out), held_out.labels)
     state = trainer.average.module.state_dict()
     for name in ("head.fc.weight", "head.fc.bias"):
         state[name] = state[name] / temperature
@@ -39,7 +38,8 @@ def export(trainer: Trainer, held_out: Photos, data_dir: Path, path: Path = SERV
 
     path.parent.mkdir(parents=True, exist_ok=True)
     save()
-    score = score_file(path, data_dir)
+    model = load_model(path)
+    score = score_validation(InferenceEngine(model, device="cpu"), model, data_dir)
     metadata["top1"] = f"{score.top1:.2f}"
     save()
     plot_run(trainer.journal, path.parent / "training.png")

@@ -10,73 +10,63 @@ ATTO = replace(config_for("atto", version=1, num_classes=200), patch_size=8, dro
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the run with one input size (pixels) and one range of crop areas (fractions of the photo).
+    """A part of a run: input sizes in pixels, of which each batch has one, and the range of the area of a crop.
 
-    ``end`` is the fraction of all epochs at which the phase ends.
+    ``crop_area`` is relative to the photo. ``color`` is the strength of the color jitter, from 0 to 1. ``cutmix`` and
+    ``mixup`` are the probabilities that a batch is mixed.
     """
 
-    end: float
-    input_size: int
-    crop_scale: tuple[float, float]
+    input_sizes: tuple[int, ...]
+    crop_area: tuple[float, float]
+    color: float = 0.4
+    grayscale: float = 0.1
+    cutmix: float = 0.5
+    mixup: float = 0.2
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The hyperparameters of a run. ``cutmix`` is the probability that a batch is mixed.
+    """The hyperparameters of a run: warm-up, stable and decay (Hu et al., MiniCPM, 2024, section 4).
 
     The learning rate rises linearly over ``warmup_steps``, stays at ``peak_lr`` and falls linearly to zero over the
-    last ``decay`` fraction of all steps.
+    last ``decay_steps``. Until the decay, nothing depends on ``steps``: a decay can start at any checkpoint.
     """
 
     network: ConvNeXtConfig = ATTO
-    epochs: int = 40
-    phases: tuple[Phase, ...] = (
-        Phase(0.15, 96, (0.35, 1.0)),
-        Phase(0.925, 128, (0.2, 1.0)),
-        Phase(1.0, 160, (0.25, 0.8)),  # half a photo at 160 pixels shows objects as large as a whole photo at 224
-    )
+    steps: int = 60_000
+    decay_steps: int = 6_000
+    stable: Phase = Phase((96, 96, 128), (0.15, 1.0))
+    decay: Phase = Phase((128, 160), (0.2, 0.9))
     seed: int = 0
     held_out_per_class: int = 20
     batch_size: int = 256
     peak_lr: float = 2e-3
     warmup_steps: int = 150
-    decay: float = 0.2
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.99)
     max_grad_norm: float = 1.0
-    ema_decay: float = 0.995
+    ema_decay: float = 0.998
     label_smoothing: float = 0.1
     layer_scale: float = 1.0
-    cutmix: float = 0.7
-    trivial_augment: bool = False  # instead of color jitter and grayscale
-    color_jitter: float = 0.4
-    grayscale: float = 0.1
 
-    def phase_at(self, epoch: int) -> Phase:
-        """Returns the phase of ``epoch``, counted from 0. Raises ``IndexError`` after the last epoch."""
-        for phase in self.phases:
-            if epoch < phase.end * self.epochs:
-                return phase
-        raise IndexError(f"epoch {epoch} of a recipe with {self.epochs} epochs")
+    def phase_at(self, step: int) -> Phase:
+        """Returns the phase of ``step``, counted from 0."""
+        return self.stable if step < self.steps - self.decay_steps else self.decay
 
-    def learning_rate(self, step: int, steps: int) -> float:
-        """Returns the learning rate of ``step``, counted from 0, in a run of ``steps``."""
-        warmup = (step + 1) / self.warmup_steps if self.warmup_steps else 1.0
-        decay = (steps - step) / max(1.0, self.decay * steps)
-        return self.peak_lr * min(1.0, warmup, decay)
+    def learning_rate(self, step: int) -> float:
+        """Returns the learning rate of ``step``, counted from 0."""
+        return self.peak_lr * min(1.0, (step + 1) / self.warmup_steps, (self.steps - step) / max(1, self.decay_steps))
 
 
 RECIPES: dict[str, Recipe] = {
     "cpu": Recipe(),
     "gpu": Recipe(
-        epochs=200,
-        phases=(Phase(0.75, 128, (0.25, 1.0)), Phase(0.925, 176, (0.25, 1.0)), Phase(1.0, 224, (0.5, 1.0))),
-        batch_size=512,
-        peak_lr=3e-3,
-        warmup_steps=1000,
-        decay=0.45,
-        ema_decay=0.9998,
-        cutmix=0.5,
-        trivial_augment=True,
+        steps=16_000,
+        decay_steps=5_000,
+        stable=Phase((128,), (0.15, 1.0)),
+        decay=Phase((192,), (0.25, 1.0)),
+        batch_size=1024,
+        peak_lr=4e-3,
+        warmup_steps=500,
     ),
 }

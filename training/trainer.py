@@ -1,7 +1,7 @@
-"""Trainer: the state of a training run, advanced by one epoch at a time."""
+"""Trainer: the state of a training run, advanced by any number of steps."""
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,20 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, DistributedSampler
 from torchvision.transforms import v2
 
 from model.convnext import Block, ConvNeXt
-from training.data import Photos, augmentation, normalize
-from training.depthwise import use_fast_depthwise
+from model.images.transform import Transform
+from training.augment import augment, normalize
+from training.channel_major import ChannelMajor
+from training.data import Photos
 from training.precision import computes_bfloat16
 from training.recipe import Recipe
 
 CHECKPOINT = "checkpoint.pt"
+# A sharp photo is first reduced to the level of detail of the training photos.
+TRANSFORM = Transform(resize_size=224, crop_size=224, interpolation="bilinear", detail_size=64)
+BRANCHED = {"steps", "decay_steps", "decay"}  # what a run that branches off with a decay may change
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
@@ -70,73 +74,59 @@ def average_weights(network: nn.Module, decay: float) -> AveragedModel:
 class Trainer:
     """A network in training. In a process group, each process computes its share of every batch.
 
-    All randomness follows from the seed, the epoch and the rank, so that a run resumed from a checkpoint equals an
-    uninterrupted one with the same number of processes and loader processes.
+    All randomness follows from the seed, the step and the rank, so that a run resumed from a checkpoint equals an
+    uninterrupted one with the same number of processes.
     """
 
-    def __init__(
-        self, recipe: Recipe, photos: Photos, device: torch.device, *, workers: int = 0, compiled: bool = False
-    ) -> None:
+    def __init__(self, recipe: Recipe, photos: Photos, device: torch.device, *, compiled: bool = False) -> None:
         self.recipe = recipe
         self.device = device
-        self.epoch = 0
+        self.step = 0
         self.journal: list[dict[str, float]] = []
-        self.network = build_network(recipe).to(device).to(memory_format=torch.channels_last)
-        self._bfloat16 = computes_bfloat16(device)
-        if device.type == "cpu" and self._bfloat16:
-            use_fast_depthwise(self.network)
+        self.network = build_network(recipe).to(device)
         self.average = average_weights(self.network, recipe.ema_decay)
         self.optimizers = build_optimizers(self.network, recipe)
-        self._photos = photos
-        self._workers = workers
-        self._cutmix = v2.RandomApply([v2.CutMix(num_classes=recipe.network.num_classes)], p=recipe.cutmix)
-        if compiled:
-            self.network.compile(dynamic=False)
+        self._photos = photos.to(device)
+        self._bfloat16 = computes_bfloat16(device)
         self._forward: nn.Module = self.network
+        if device.type == "cpu" and self._bfloat16:
+            self._forward = ChannelMajor(self.network)
+        if compiled:
+            self._forward.compile()
         self.rank, self._processes = 0, 1
         if distributed.is_initialized():
             self.rank, self._processes = distributed.get_rank(), distributed.get_world_size()
-            self._forward = DistributedDataParallel(self.network)
+            self._forward = DistributedDataParallel(self._forward)
         if recipe.batch_size % self._processes:
             raise ValueError(f"batch size {recipe.batch_size} is not divisible by {self._processes} processes")
 
-    def train_epoch(self) -> dict[str, float]:
-        """Trains for one epoch and returns its epoch, step, learning rate, mean loss and photos per second."""
-        torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, self.epoch, self.rank]).generate_state(1)[0]))
-        loader = self._loader()
+    def train(self, steps: int) -> dict[str, float]:
+        """Trains for ``steps`` and returns the epoch, step, learning rate, mean loss and photos per second."""
         self.network.train()
-        loss, lr, start = torch.zeros((), device=self.device), 0.0, time.perf_counter()
-        for step, (images, labels) in enumerate(loader, self.epoch * len(loader)):
-            lr = self.recipe.learning_rate(step, self.recipe.epochs * len(loader))
-            images, targets = self._cutmix(images.to(self.device), labels.to(self.device))
-            loss += self._step(normalize(images).contiguous(memory_format=torch.channels_last), targets, lr)
-        self.epoch += 1
-        mean_loss, seconds = float(loss) / len(loader), time.perf_counter() - start
-        photos_per_s = len(loader) * self.recipe.batch_size / seconds
-        progress = {"epoch": self.epoch, "step": self.epoch * len(loader), "lr": lr}
+        loss, start = torch.zeros((), device=self.device), time.perf_counter()
+        for _ in range(steps):
+            torch.manual_seed(self._seed(self.step, self.rank))
+            indices = batch_indices(self.recipe, len(self._photos), self.step)[self.rank :: self._processes]
+            batch = self._photos.subset(indices.to(self.device))
+            phase = self.recipe.phase_at(self.step)
+            images, targets = augment(batch.images, batch.labels, phase, self.recipe.network.num_classes)
+            loss += self._update(images, targets, self.recipe.learning_rate(self.step))
+            self.step += 1
+        mean_loss, photos = float(loss) / steps, self.recipe.batch_size
+        photos_per_s = steps * photos / (time.perf_counter() - start)
+        progress = {"epoch": self.step * photos / len(self._photos), "step": self.step}
+        progress["lr"] = self.recipe.learning_rate(self.step - 1)
         return progress | {"loss": mean_loss, "photos_per_s": photos_per_s}
 
-    def _loader(self) -> DataLoader[tuple[Tensor, int]]:
-        photos = replace(self._photos, transform=augmentation(self.recipe, self.recipe.phase_at(self.epoch)))
-        sampler: DistributedSampler[int] = DistributedSampler(
-            photos, num_replicas=self._processes, rank=self.rank, seed=self.recipe.seed, drop_last=True
-        )
-        sampler.set_epoch(self.epoch)
-        return DataLoader(
-            photos,
-            batch_size=self.recipe.batch_size // self._processes,
-            sampler=sampler,
-            num_workers=self._workers,
-            pin_memory=self.device.type == "cuda",
-            drop_last=True,
-        )
+    def _seed(self, *values: int) -> int:
+        return int(np.random.SeedSequence([self.recipe.seed, *values]).generate_state(1)[0])
 
-    def _step(self, images: Tensor, targets: Tensor, lr: float) -> Tensor:
+    def _update(self, images: Tensor, targets: Tensor, lr: float) -> Tensor:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-            logits = self._forward(images)
+            logits = self._forward(images if self._bfloat16 else images.float())
         loss = nn.functional.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.max_grad_norm)
@@ -148,13 +138,13 @@ class Trainer:
 
     def predict_logits(self, photos: Photos) -> Tensor:
         """Returns the logits ``(N, K)`` float32 of the averaged weights on the CPU."""
-        return predict_logits(self.average, photos, self.device, workers=self._workers)
+        return predict_logits(self.average, photos, self.device)
 
     def save(self, path: Path) -> None:
         """Writes the state of the run to ``path`` atomically."""
         state = {
             "recipe": asdict(self.recipe),
-            "epoch": self.epoch,
+            "step": self.step,
             "journal": self.journal,
             "parts": [part.state_dict() for part in self._parts()],
         }
@@ -163,11 +153,15 @@ class Trainer:
         partial.replace(path)
 
     def load(self, path: Path) -> None:
-        """Restores the state that ``save`` wrote. Raises ``ValueError`` if it belongs to a different recipe."""
+        """Restores the state that ``save`` wrote; the lengths of the run and of its decay may differ.
+
+        Raises ``ValueError`` if the state belongs to another recipe.
+        """
         state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)  # Any: mixed values
-        if state["recipe"] != asdict(self.recipe):
+        ours = asdict(self.recipe)
+        if any(state["recipe"][name] != ours[name] for name in ours.keys() - BRANCHED):
             raise ValueError(f"{path} was written with a different recipe: {state['recipe']}")
-        self.epoch, self.journal = state["epoch"], state["journal"]
+        self.step, self.journal = state["step"], state["journal"]
         for part, saved in zip(self._parts(), state["parts"], strict=True):
             part.load_state_dict(saved)
 
@@ -175,12 +169,20 @@ class Trainer:
         return [self.network, self.average, *self.optimizers]
 
 
+def batch_indices(recipe: Recipe, photos: int, step: int) -> Tensor:
+    """Returns the indices of the photos of ``step``; each epoch has all photos but a rest, in another order."""
+    epoch, batch = divmod(step, photos // recipe.batch_size)
+    order = torch.from_numpy(np.random.default_rng([recipe.seed, epoch]).permutation(photos))
+    return order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
+
+
 @torch.inference_mode()
-def predict_logits(network: nn.Module, photos: Photos, device: torch.device, *, workers: int = 0) -> Tensor:
-    """Returns the logits ``(N, K)`` float32 of ``network`` on the CPU; ``photos`` carry the transform to use."""
+def predict_logits(network: nn.Module, photos: Photos, device: torch.device) -> Tensor:
+    """Returns the logits ``(N, K)`` float32 of ``network`` on the CPU for photos prepared as for serving."""
+    size = [TRANSFORM.resize_size, TRANSFORM.resize_size]
     logits = []
-    for images, _ in DataLoader(photos, batch_size=200, num_workers=workers):
-        images = images.to(device, memory_format=torch.channels_last)
+    for batch in torch.split(photos.images, 200):
+        images = normalize(v2.functional.resize(batch.to(device), size) / 255)
         with torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device)):
-            logits.append(network(images).float().cpu())
+            logits.append(network(images.to(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(logits)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.data import Photos
-from training.export import TRANSFORM
 from training.recipe import ATTO, Phase, Recipe
 
 CLASSES = 4
@@ -27,11 +26,13 @@ def single_thread() -> Iterator[None]:
 
 @pytest.fixture
 def recipe() -> Recipe:
-    """Three epochs of a small network, the last one at a larger input size."""
+    """Nine steps of a small network, three an epoch, the last three at a larger input size."""
     return Recipe(
         network=replace(ATTO, depths=(1, 2), widths=(8, 16), num_classes=CLASSES),
-        epochs=3,
-        phases=(Phase(0.5, 64, (0.35, 1.0)), Phase(1.0, 96, (0.5, 1.0))),
+        steps=9,
+        decay_steps=3,
+        stable=Phase((64,), (0.35, 1.0)),
+        decay=Phase((80, 96), (0.5, 1.0)),
         held_out_per_class=2,
         batch_size=8,
         warmup_steps=2,
@@ -54,7 +55,7 @@ def encode(image: NDArray[np.uint8]) -> bytes:
 
 @pytest.fixture
 def photos() -> Photos:
-    return Photos([encode(image) for image in make_images(24)], make_labels(24), TRANSFORM)
+    return Photos(torch.from_numpy(make_images(24)).permute(0, 3, 1, 2), torch.from_numpy(make_labels(24)))
 
 
 @pytest.fixture

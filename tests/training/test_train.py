@@ -8,13 +8,14 @@ from torch import nn
 
 from model import load_model
 from model.checkpoints.load import inspect_checkpoint
+from model.checkpoints.native import save_checkpoint
 from training.calibration import fit_temperature
 from training.data import load_train, split
 from training.evaluate import SERVED
-from training.export import TRANSFORM, export
+from training.export import export
 from training.recipe import RECIPES, Recipe
 from training.train import JOURNAL, evaluate, main, train
-from training.trainer import CHECKPOINT, Trainer, predict_logits
+from training.trainer import CHECKPOINT, TRANSFORM, Trainer, build_network, predict_logits
 
 CPU = torch.device("cpu")
 
@@ -26,22 +27,26 @@ def test_evaluate_returns_percentages() -> None:
     assert figures["held_out_loss"] > 0
 
 
-def test_train_writes_journal_and_checkpoint_of_every_epoch(recipe: Recipe, data_dir: Path, tmp_path: Path) -> None:
-    photos, held_out = split(load_train(data_dir, TRANSFORM), 2, seed=0)
+def test_train_writes_journal_and_checkpoint_at_regular_steps(
+    recipe: Recipe, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.train.RECORD_EVERY", 4)
+    photos, held_out = split(load_train(data_dir), 2, seed=0)
     (tmp_path / JOURNAL).write_text("of another run\n")
     trainer = Trainer(recipe, photos, CPU)
     train(trainer, held_out, tmp_path)
     records = [json.loads(line) for line in (tmp_path / JOURNAL).read_text().splitlines()]
     assert records == trainer.journal
-    assert [(record["epoch"], record["step"]) for record in records] == [(1, 2), (2, 4), (3, 6)]
+    assert [record["step"] for record in records] == [4, 8, 9]
+    assert records[0]["epoch"] == pytest.approx(4 * 8 / 19)
     assert 0 <= records[-1]["held_out_top1"] <= records[-1]["held_out_top5"] == 100
     resumed = Trainer(recipe, photos, CPU)
     resumed.load(tmp_path / CHECKPOINT)
-    assert (resumed.epoch, resumed.journal) == (3, records)
+    assert (resumed.step, resumed.journal) == (9, records)
 
 
 def test_export_writes_a_calibrated_float16_checkpoint(recipe: Recipe, data_dir: Path, tmp_path: Path) -> None:
-    photos, held_out = split(load_train(data_dir, TRANSFORM), 2, seed=0)
+    photos, held_out = split(load_train(data_dir), 2, seed=0)
     trainer = Trainer(recipe, photos, CPU)
     train(trainer, held_out, tmp_path)
     path = tmp_path / "served" / SERVED.name
@@ -54,7 +59,7 @@ def test_export_writes_a_calibrated_float16_checkpoint(recipe: Recipe, data_dir:
     assert (path.parent / "training.png").stat().st_size > 1000
     assert score.photos == 9
     logits, served = trainer.predict_logits(held_out), predict_logits(model.network, held_out, CPU)
-    labels = torch.from_numpy(held_out.labels)
+    labels = held_out.labels
     assert float(logits.std() / served.std()) == pytest.approx(fit_temperature(logits, labels), rel=0.05)
     best = served / fit_temperature(served, labels)
     losses = [float(nn.functional.cross_entropy(values, labels)) for values in (served, best)]
@@ -66,13 +71,27 @@ def test_command_resumes_and_exports(
 ) -> None:
     monkeypatch.setitem(RECIPES, "cpu", recipe)
     options = ["--data", str(data_dir), "--run-dir", str(tmp_path), "--output", str(tmp_path / "served")]
-    monkeypatch.setattr("sys.argv", ["train", *options, "--workers", "0", "--device", "cpu", "--epochs", "2"])
-    photos, _ = split(load_train(data_dir, TRANSFORM), 2, seed=0)
-    trainer = Trainer(replace(recipe, epochs=2), photos, CPU)
-    trainer.journal.append(trainer.train_epoch())
+    monkeypatch.setattr("sys.argv", ["train", *options, "--device", "cpu", "--steps", "4", "--decay-steps", "2"])
+    photos, _ = split(load_train(data_dir), 2, seed=0)
+    trainer = Trainer(recipe, photos, CPU)
+    trainer.journal.append(trainer.train(2))
     trainer.save(tmp_path / CHECKPOINT)
     main()
     records = [json.loads(line) for line in (tmp_path / JOURNAL).read_text().splitlines()]
-    assert [record["epoch"] for record in records] == [1, 2]
+    assert [record["step"] for record in records] == [2, 4]
     assert records[0] == trainer.journal[0]
     assert load_model(tmp_path / "served" / SERVED.name).config == recipe.network
+
+
+def test_command_starts_from_the_weights_of_a_model(
+    recipe: Recipe, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RECIPES, "cpu", replace(recipe, peak_lr=0.0))
+    path = tmp_path / "start.safetensors"
+    weights = build_network(replace(recipe, seed=5)).state_dict()
+    save_checkpoint(path, weights, recipe.network, TRANSFORM, ("a", "b", "c", "d"), name="start", licence="")
+    options = ["--data", str(data_dir), "--run-dir", str(tmp_path), "--output", str(tmp_path / "served")]
+    monkeypatch.setattr("sys.argv", ["train", *options, "--device", "cpu", "--start", str(path)])
+    main()
+    trained = load_model(tmp_path / "served" / SERVED.name).network.state_dict()
+    torch.testing.assert_close(trained["stem.0.weight"], weights["stem.0.weight"], atol=1e-3, rtol=0)  # float16

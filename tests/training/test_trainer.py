@@ -3,28 +3,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import distributed
 from torch.multiprocessing.spawn import start_processes
-from torchvision.transforms import v2
 
 from model.convnext import Block
-from training.data import Photos, augmentation, normalize
+from training.data import Photos
 from training.recipe import Phase, Recipe
-from training.trainer import Trainer, build_network, build_optimizers, predict_logits
+from training.trainer import TRANSFORM, Trainer, batch_indices, build_network, build_optimizers, predict_logits
 
 CPU = torch.device("cpu")
-
-
-class RecordingList(list[bytes]):
-    """Encoded photos that record the indices they are read at."""
-
-    def __init__(self, items: list[bytes]) -> None:
-        super().__init__(items)
-        self.read: list[int] = []
-
-    def __getitem__(self, index: int) -> bytes:  # type: ignore[override]  # slices are not read here
-        self.read.append(index)
-        return super().__getitem__(index)
 
 
 def weights(trainer: Trainer) -> list[torch.Tensor]:
@@ -33,16 +21,24 @@ def weights(trainer: Trainer) -> list[torch.Tensor]:
 
 def test_resumed_run_equals_uninterrupted_run(recipe: Recipe, photos: Photos, tmp_path: Path) -> None:
     uninterrupted = Trainer(recipe, photos, CPU)
-    losses = [uninterrupted.train_epoch()["loss"] for _ in range(3)]  # the last epoch has another input size
+    losses = [uninterrupted.train(steps)["loss"] for steps in (2, 5, 2)]  # the last steps have another input size
     first = Trainer(recipe, photos, CPU)
-    first.train_epoch()
+    first.train(2)
     first.save(tmp_path / "checkpoint.pt")
     second = Trainer(recipe, photos, CPU)
     second.load(tmp_path / "checkpoint.pt")
-    assert [second.train_epoch()["loss"] for _ in range(2)] == losses[1:]
-    assert second.epoch == uninterrupted.epoch == 3
+    assert [second.train(steps)["loss"] for steps in (5, 2)] == losses[1:]
+    assert second.step == uninterrupted.step == 9
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(weights(second), weights(uninterrupted), strict=True))
-    assert len(set(losses)) == 3
+
+
+def test_decay_can_start_at_any_checkpoint(recipe: Recipe, photos: Photos, tmp_path: Path) -> None:
+    stable = Trainer(recipe, photos, CPU)
+    stable.train(2)
+    stable.save(tmp_path / "checkpoint.pt")
+    branch = Trainer(replace(recipe, steps=4, decay_steps=2), photos, CPU)
+    branch.load(tmp_path / "checkpoint.pt")
+    assert branch.train(2)["lr"] == pytest.approx(recipe.peak_lr / 2)
 
 
 def test_load_rejects_a_checkpoint_of_another_recipe(recipe: Recipe, photos: Photos, tmp_path: Path) -> None:
@@ -51,44 +47,41 @@ def test_load_rejects_a_checkpoint_of_another_recipe(recipe: Recipe, photos: Pho
         Trainer(replace(recipe, seed=1), photos, CPU).load(tmp_path / "checkpoint.pt")
 
 
-def test_training_memorizes_the_photos(recipe: Recipe, photos: Photos) -> None:
-    phase = Phase(1.0, 64, (1.0, 1.0))
-    plain = replace(recipe, epochs=30, phases=(phase,), cutmix=0.0, color_jitter=0.0, grayscale=0.0, peak_lr=1e-2)
-    plain = replace(plain, network=replace(plain.network, drop_path_rate=0.0))
-    trainer = Trainer(plain, photos, CPU)
-    for _ in range(plain.epochs):
-        trainer.train_epoch()
-    transform = v2.Compose([augmentation(plain, phase), normalize])
-    logits = predict_logits(trainer.network.eval(), replace(photos, transform=transform), CPU)
+def test_training_learns_to_tell_classes_apart(recipe: Recipe, photos: Photos) -> None:
+    brightness = 60 * photos.labels.to(torch.uint8).view(-1, 1, 1, 1)
+    classes = Photos(photos.images // 8 + brightness, photos.labels)
+    phase = Phase((64,), (0.5, 1.0), color=0.0, grayscale=0.0, cutmix=0.0, mixup=0.0)
+    trainer = Trainer(replace(recipe, steps=150, decay_steps=50, stable=phase, peak_lr=1e-2), classes, CPU)
+    trainer.train(150)
+    logits = predict_logits(trainer.network.eval(), classes, CPU)
     assert logits.shape == (24, 4)
-    assert logits.argmax(1).tolist() == photos.labels.tolist()
+    assert logits.argmax(1).tolist() == classes.labels.tolist()
 
 
-def test_each_epoch_reads_every_photo_once_in_another_order(recipe: Recipe, photos: Photos) -> None:
-    encoded = RecordingList(list(photos.encoded))
-    trainer = Trainer(recipe, replace(photos, encoded=encoded), CPU)
-    for _ in range(2):
-        trainer.train_epoch()
-    first, second = encoded.read[:24], encoded.read[24:]
-    assert sorted(first) == sorted(second) == list(range(24))
-    assert first != second
+def test_photos_are_prepared_as_for_serving(photos: Photos) -> None:
+    [image] = predict_logits(torch.nn.Identity(), photos.subset(torch.tensor([3])), torch.device("cpu"))
+    served = TRANSFORM(Image.fromarray(photos.images[3].permute(1, 2, 0).numpy()))
+    torch.testing.assert_close(image, served)
+
+
+def test_each_epoch_has_every_photo_once_in_another_order(recipe: Recipe) -> None:
+    first, second = (torch.cat([batch_indices(recipe, 26, 3 * epoch + step) for step in range(3)]) for epoch in (0, 1))
+    assert len(set(first.tolist())) == len(set(second.tolist())) == 24  # batches of 8
+    assert not torch.equal(first, second)
 
 
 def train_in_group(rank: int, recipe: Recipe, photos: Photos, folder: Path) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    encoded = RecordingList(list(photos.encoded))
-    trainer = Trainer(recipe, replace(photos, encoded=encoded), CPU)
-    trainer.train_epoch()
-    torch.save((encoded.read, weights(trainer)), folder / f"{rank}.pt")
+    trainer = Trainer(recipe, photos, CPU)
+    trainer.train(2)
+    torch.save(weights(trainer), folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
 
-def test_processes_share_the_photos_and_keep_the_same_weights(recipe: Recipe, photos: Photos, tmp_path: Path) -> None:
+def test_processes_keep_the_same_weights(recipe: Recipe, photos: Photos, tmp_path: Path) -> None:
     start_processes(train_in_group, (recipe, photos, tmp_path), nprocs=2, start_method="fork")  # type: ignore[no-untyped-call]  # torch
-    (first_read, first), (second_read, second) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert len(first_read) == len(second_read) == 12
-    assert sorted([*first_read, *second_read]) == list(range(24))
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, second, strict=True))
 
 
