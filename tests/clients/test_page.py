@@ -59,6 +59,7 @@ def choose(page: Page, *paths: Path) -> None:
 
 def test_the_page_says_what_can_be_recognized(page: Page) -> None:
     expect(page.locator("#about")).to_contain_text("200 classes")
+    expect(page.locator("#demonstration")).to_contain_text("CONVNEXT_MODEL=convnext_tiny")
     page.get_by_text("All classes").click()
     expect(page.locator("#labels")).to_contain_text("espresso")
 
@@ -167,6 +168,7 @@ def test_a_key_is_asked_for_once_and_kept(page: Page) -> None:
     expect(page.get_by_role("rowheader").first).to_have_text("espresso")
     page.reload()
     expect(page.locator("#about")).to_contain_text("200 classes")
+    expect(page.locator("#demonstration")).to_contain_text("CONVNEXT_MODEL=convnext_tiny")
 
 
 @pytest.mark.parametrize("path", ["", "docs"])

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +15,14 @@ from model.head import probabilities, top_predictions
 from model.images.transform import preprocess
 from model.inference.engine import InferenceEngine, RuntimeName
 
+SAMPLE_FOLDER = Path(__file__).parents[2] / "app" / "api" / "static" / "samples"
 Photo = Callable[[], NDArray[np.uint8]]
 GOLDEN: dict[Photo, tuple[str, float]] = {  # most probable label and its probability; the first two are correct
     data.chelsea: ("Egyptian cat", 0.120),
     data.coffee: ("espresso", 0.982),
     data.rocket: ("beacon", 0.219),
 }
+SAMPLES = {"cat": {"Egyptian cat", "tabby"}, "coffee": {"espresso"}}  # of the web page
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +49,13 @@ def test_predictions_do_not_change(model: LoadedModel, photo: Photo, runtime: Ru
     label, probability = GOLDEN[photo]
     assert prediction.label == label
     assert prediction.probability == pytest.approx(probability, abs=5e-3)
+
+
+def test_every_sample_of_the_page_is_recognized(model: LoadedModel) -> None:
+    photos = {path.stem: path.read_bytes() for path in SAMPLE_FOLDER.glob("*.jpg")}
+    assert photos.keys() == SAMPLES.keys()
+    engine = InferenceEngine(model, device="cpu", max_batch_size=1, threads=1)
+    for name, photo in photos.items():
+        [logits] = engine.predict([preprocess(photo, model.transform)])
+        [prediction] = top_predictions(probabilities(logits), model.labels, 1)
+        assert prediction.label in SAMPLES[name]

@@ -163,8 +163,10 @@ async function showModel() {
   try {
     const model = await (await request("model")).json();
     const { labels } = await (await request("model/labels")).json();
+    const examples = [1, 2, 3].map((quarter) => labels[Math.floor(quarter * labels.length / 4)]);
     get("about").textContent =
-      `Recognizes ${labels.length} classes, such as ${labels.slice(0, 3).join(", ")}. Anything else gets a wrong label.`;
+      `Recognizes ${labels.length} classes, such as ${[...new Set(examples)].join(", ")}. Anything else gets a wrong label.`;
+    get("demonstration").hidden = !model.name.endsWith("_tiny_imagenet_200");
     get("model").textContent = `${model.name} on ${model.device}, ${model.precision}. Weights: ${model.licence}.`;
     get("classes").hidden = false;
     get("labels").replaceChildren(...labels.slice(0, MAX_SHOWN_LABELS).map((label) => {
