@@ -32,9 +32,10 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The most probable classes of one image, highest first."""
+    """The most probable classes of one image, highest first, and the logits ``(num_classes,)`` of all."""
 
     predictions: list[Prediction]
+    logits: npt.NDArray[np.float32] = field(repr=False)
     timings: Timings
 
 

@@ -158,11 +158,13 @@ class ClassificationService:
         labels = self.engine.model.labels
         pixels, decode_s = await self._decode(data)
 
-        def label(outputs: _Outputs) -> list[Prediction]:
-            return top_predictions(_scores(outputs, options.function), labels, top_k, options.min_probability or None)
+        def label(outputs: _Outputs) -> tuple[list[Prediction], Array]:
+            scores = _scores(outputs, options.function)
+            return top_predictions(scores, labels, top_k, options.min_probability or None), outputs.logits
 
-        predictions, timings = await self._compute(_PredictionJob(pixels, label, needs_features=False), decode_s)
-        return Classification(predictions, timings)
+        job = _PredictionJob(pixels, label, needs_features=False)
+        (predictions, logits), timings = await self._compute(job, decode_s)
+        return Classification(predictions, logits, timings)
 
     async def embed(self, data: bytes) -> Embedding:
         """The feature vector of one encoded image. Raises ``Unavailable`` and the image errors of ``model.errors``."""

@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from fastapi import Request
+from fastapi import HTTPException, Request
 from pydantic import BaseModel, ValidationError
 
 from app.api.body import BodyReader, admitted_body
 from app.api.context import AppContext
-from app.api.decoding import decode_base64
 from app.api.problems import InvalidRequest
 from app.api.routes.predict import PredictQuery
 from app.serving.results import Classification, ClassifyOptions
@@ -17,6 +16,9 @@ from app.serving.service import ClassificationService
 
 Json = dict[str, Any]  # Any: a JSON object
 Model = TypeVar("Model", bound=BaseModel)
+
+VERSION = "1"
+"""The only version of the model, in paths that have one."""
 
 
 async def classify_images(
@@ -59,17 +61,9 @@ def parse_options(parameters: object, **options: Any) -> ClassifyOptions:  # Any
     return ClassifyOptions(query.top_k, query.min_probability, **options)
 
 
-async def decode_instances(document: object) -> list[bytes]:
-    """The images in ``{"instances": [{"b64": …} | {NAME: {"b64": …}} | "…"]}``. Raises ``InvalidRequest``."""
-    instances = document.get("instances") if isinstance(document, dict) else None
-    if not isinstance(instances, list):
-        raise InvalidRequest('The body must be {"instances": [{"b64": "…"}, …]}.')
-    return [await decode_base64(_base64_of(instance)) for instance in instances]
-
-
-def _base64_of(instance: object) -> object:
-    while isinstance(instance, dict):  # TensorFlow Serving's form, {"image_bytes": {"b64": …}}, is deeper by one
-        if len(instance) != 1:
-            raise InvalidRequest('An instance must be {"b64": "…"}.')
-        [instance] = instance.values()
-    return instance
+def check_name(name: str, service: ClassificationService, version: str = VERSION) -> None:
+    """Raises a 404 if the model is not called ``name``, or has no such version."""
+    if name != service.engine.model.name:
+        raise HTTPException(404, f"There is no model {name!r}.")
+    if version != VERSION:
+        raise HTTPException(404, f"There is no version {version!r}; the version is {VERSION!r}.")

@@ -3,7 +3,8 @@
 Contract: kserve/open-inference-protocol, ``specification/protocol/inference_rest.md``, version 2, and Triton's
 ``docs/protocol/extension_binary_data.md``. The one input is ``image``: encoded images as BYTES ``(N,)`` or ``(N, 1)``
 (base64 in JSON), or the bytes of one as UINT8 ``(size,)`` or ``(1, size)``. The outputs are ``label`` BYTES,
-``class_id`` INT64 and ``probability`` FP32, each ``(N, top_k)``.
+``class_id`` INT64 and ``probability`` FP32, each ``(N, top_k)``; and on request ``score`` FP32, the logits of the same
+classes, and ``logits`` FP32 ``(N, num_labels)``, those of all classes in the order of class_id.
 """
 
 import json
@@ -19,8 +20,7 @@ from pydantic import BaseModel, Field
 from app.api.body import BodyReader
 from app.api.decoding import decode_base64, parse_json
 from app.api.dependencies import ContextDep, ServiceDep
-from app.api.formats.common import Json, classify_images, parse, parse_options
-from app.api.formats.kserve_v1 import check_name
+from app.api.formats.common import VERSION, Json, check_name, classify_images, parse, parse_options
 from app.api.problems import InvalidRequest
 from app.serving.results import Classification, ClassifyOptions
 
@@ -28,8 +28,8 @@ health = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
 _HEADER = "Inference-Header-Content-Length"
-_VERSION = "1"
-_OUTPUTS = {"label": "BYTES", "class_id": "INT64", "probability": "FP32"}
+_OUTPUTS = {"label": "BYTES", "class_id": "INT64", "probability": "FP32", "score": "FP32", "logits": "FP32"}
+_DEFAULT_OUTPUTS = ("label", "class_id", "probability")
 
 Tensor = npt.NDArray[Any]  # Any: int64, float32 or object, for strings
 
@@ -63,10 +63,12 @@ class InferRequest(BaseModel):
         """The names of the outputs, and whether each is binary. Raises ``InvalidRequest``."""
         binary = self.parameters.get("binary_data_output", False) is True
         if self.outputs is None:
-            return dict.fromkeys(_OUTPUTS, binary)
+            return dict.fromkeys(_DEFAULT_OUTPUTS, binary)
         for output in self.outputs:
             if output.name not in _OUTPUTS:
                 raise InvalidRequest(f"There is no output {output.name!r}; the outputs are {', '.join(_OUTPUTS)}.")
+            if "classification" in output.parameters:
+                raise InvalidRequest("classification is not available; the parameter top_k says how many classes.")
         return {output.name: output.parameters.get("binary_data", binary) is True for output in self.outputs}
 
 
@@ -96,32 +98,32 @@ async def ready(service: ServiceDep) -> Json:
 
 @router.get("/models/{name}", summary="Model metadata")
 @router.get("/models/{name}/versions/{version}", summary="Model metadata")
-async def model(name: str, service: ServiceDep, version: str = _VERSION) -> Json:
+async def model(name: str, service: ServiceDep, version: str = VERSION) -> Json:
     """The tensors of the model."""
-    check_name(name, service)
-    _check_version(version)
-    outputs = [{"name": output, "datatype": kind, "shape": [-1, -1]} for output, kind in _OUTPUTS.items()]
+    check_name(name, service, version)
+    shapes = {"logits": [-1, len(service.engine.model.labels)]}
+    outputs = [
+        {"name": output, "datatype": kind, "shape": shapes.get(output, [-1, -1])} for output, kind in _OUTPUTS.items()
+    ]
     inputs = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
-    return {"name": name, "versions": [_VERSION], "platform": "convnext-serve", "inputs": inputs, "outputs": outputs}
+    return {"name": name, "versions": [VERSION], "platform": "convnext-serve", "inputs": inputs, "outputs": outputs}
 
 
 @health.get("/models/{name}/ready", summary="Readiness of a model")
 @health.get("/models/{name}/versions/{version}/ready", summary="Readiness of a model")
-async def model_ready(name: str, service: ServiceDep, version: str = _VERSION) -> Json:
+async def model_ready(name: str, service: ServiceDep, version: str = VERSION) -> Json:
     """503 unless the model accepts predictions."""
-    check_name(name, service)
-    _check_version(version)
+    check_name(name, service, version)
     return {"name": name, **await ready(service)}
 
 
 @router.post("/models/{name}/infer", summary="Classify images")
 @router.post("/models/{name}/versions/{version}/infer", summary="Classify images")
 async def infer(
-    name: str, request: Request, context: ContextDep, service: ServiceDep, version: str = _VERSION
+    name: str, request: Request, context: ContextDep, service: ServiceDep, version: str = VERSION
 ) -> Response:
     """The most probable classes of each image; the parameter ``top_k`` says how many."""
-    check_name(name, service)
-    _check_version(version)
+    check_name(name, service, version)
     header_size = request.headers.get(_HEADER)
     asked: InferRequest | None = None
 
@@ -171,7 +173,7 @@ async def _images(asked: InferRequest, binary: bytes, max_images: int) -> list[b
     elif tensor.data is None:
         raise InvalidRequest("The input has neither data nor binary_data_size.")
     else:
-        images = await _json_images(tensor.datatype, tensor.data)
+        images = await _json_images(tensor.datatype, tensor.data, count)
     found = len(images) if tensor.datatype == "BYTES" else len(images[0])
     if found != count:
         raise InvalidRequest(f"The shape {tensor.shape} does not fit the {found} elements of the data.")
@@ -180,8 +182,10 @@ async def _images(asked: InferRequest, binary: bytes, max_images: int) -> list[b
     return images
 
 
-async def _json_images(datatype: str, data: list[Any]) -> list[bytes]:  # Any: JSON
+async def _json_images(datatype: str, data: list[Any], count: int) -> list[bytes]:  # Any: JSON
     flat = [value for row in data for value in (row if isinstance(row, list) else [row])]
+    if len(flat) != count:
+        raise InvalidRequest(f"The shape is of {count} elements, but the data has {len(flat)}.")
     if datatype == "BYTES":
         return [await decode_base64(value) for value in flat]
     try:
@@ -211,6 +215,8 @@ def _tensors(results: list[Classification]) -> dict[str, Tensor]:
         "label": np.array([[item.label for item in row] for row in rows], object),  # (N, top_k)
         "class_id": np.array([[item.class_id for item in row] for row in rows], np.int64),
         "probability": np.array([[item.probability for item in row] for row in rows], np.float32),
+        "score": np.array([[result.logits[item.class_id] for item in result.predictions] for result in results]),
+        "logits": np.array([result.logits for result in results]),  # (N, num_labels)
     }
 
 
@@ -225,7 +231,7 @@ def _response(asked: InferRequest, name: str, tensors: dict[str, Tensor]) -> Res
         else:
             entry["data"] = tensor.flatten().tolist()
         outputs.append(entry)
-    content = {"model_name": name, "model_version": _VERSION, "outputs": outputs}
+    content = {"model_name": name, "model_version": VERSION, "outputs": outputs}
     if asked.id is not None:
         content["id"] = asked.id
     if not blobs:
@@ -240,8 +246,3 @@ def _binary(tensor: Tensor) -> bytes:
         return tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()
     encoded = [label.encode() for label in tensor.flatten()]
     return b"".join(len(label).to_bytes(4, "little") + label for label in encoded)
-
-
-def _check_version(version: str) -> None:
-    if version != _VERSION:
-        raise HTTPException(404, f"There is no version {version!r}; the version is {_VERSION!r}.")

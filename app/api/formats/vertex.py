@@ -6,12 +6,11 @@ at AIP_HEALTH_ROUTE, predictions at AIP_PREDICT_ROUTE with ``{"instances": […]
 
 from dataclasses import dataclass
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, HTTPException, Request, Response
 
 from app.api.dependencies import ContextDep, ServiceDep
-from app.api.formats.common import Json, classify_images
-from app.api.formats.kserve_v1 import read_instances
-from app.api.routes.predict import prediction_rows
+from app.api.formats.common import Json
+from app.api.formats.instances import classify_instances
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,6 @@ async def _ready(service: ServiceDep) -> Json:
     return {"status": service.status}
 
 
-async def _predict(request: Request, context: ContextDep, service: ServiceDep) -> Json:
+async def _predict(request: Request, context: ContextDep, service: ServiceDep) -> Response:
     """One list of classes per instance, ``{"b64": "…"}``; ``parameters`` may have ``top_k`` and ``min_probability``."""
-    results = await classify_images(request, context, service, read_instances)
-    return {"predictions": [prediction_rows(result) for result in results]}
+    return await classify_instances(request, context, service)

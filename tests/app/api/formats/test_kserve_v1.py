@@ -1,6 +1,8 @@
 """KServe's V1 protocol: request bodies as in its documentation."""
 
 import base64
+import json
+from collections.abc import Callable
 
 import pytest
 
@@ -34,6 +36,75 @@ async def test_each_instance_gets_its_classes_in_order(connect: Connect, grey: G
     assert found == [[3, 4], [9, 10], [200, 201]]
 
 
+@pytest.mark.parametrize("version", ["", "/versions/1"])
+async def test_the_fields_besides_the_image_are_returned(connect: Connect, grey: Grey, version: str) -> None:
+    instances = [
+        {"image_bytes": {"b64": b64(grey(3))}, "key": "first"},
+        {"key": 2, "b64": b64(grey(9)), "ratio": 0.5, "note": None},
+        {"image": b64(grey(30)), "key": "\ud800"},
+        {"b64": b64(grey(200))},
+    ]
+    body = {"signature_name": "serving_default", "instances": instances, "parameters": {"top_k": 1}}
+    async with connect(protocols={"kserve", "vertex"}) as client:
+        for path in (f"/v1/models/fake{version}:predict", "/vertex/predict"):
+            response = await client.post(path, content=json.dumps(body))
+            assert response.status_code == 200, response.text
+            first, second, third, fourth = json.loads(response.content)["predictions"]
+            assert [first.pop("key"), third.pop("key")] == ["first", "\ud800"]
+            assert {name: second.pop(name) for name in ("key", "ratio", "note")} == {
+                "key": 2,
+                "ratio": 0.5,
+                "note": None,
+            }
+            rows = [first.pop("predictions"), second.pop("predictions"), third.pop("predictions"), fourth]
+            assert [[item["class_id"] for item in row] for row in rows] == [[3], [9], [30], [200]]
+            assert first == second == third == {}
+
+
+@pytest.mark.parametrize("wrap", [lambda images: images, lambda images: {"image_bytes": images}])
+@pytest.mark.parametrize("form", ['{"b64": "%s"}', '"%s"'])
+async def test_columns_of_inputs_get_outputs(
+    connect: Connect, grey: Grey, form: str, wrap: Callable[[object], object]
+) -> None:
+    images = [json.loads(form % b64(grey(level))) for level in (3, 9)]
+    async with connect(protocols={"kserve"}) as client:
+        response = await client.post("/v1/models/fake:predict", json={"inputs": wrap(images)})
+    content = response.json()
+    assert list(content) == ["outputs"]
+    assert [[item["class_id"] for item in row][:2] for row in content["outputs"]] == [[3, 4], [9, 10]]
+
+
+async def test_columns_besides_the_image_are_returned_as_columns(connect: Connect, grey: Grey) -> None:
+    columns = {"key": ["a", "b"], "image_bytes": [{"b64": b64(grey(level))} for level in (3, 9)]}
+    async with connect(protocols={"kserve"}) as client:
+        response = await client.post("/v1/models/fake:predict", json={"inputs": columns})
+    outputs = response.json()["outputs"]
+    assert outputs["key"] == ["a", "b"]
+    assert [row[0]["class_id"] for row in outputs["predictions"]] == [3, 9]
+
+
+@pytest.mark.parametrize("inputs", ['{"b64": "%s"}', '{"image_bytes": {"b64": "%s"}}', '{"image_bytes": "%s"}'])
+async def test_one_input_may_stand_without_a_list(connect: Connect, grey: Grey, inputs: str) -> None:
+    body = {"inputs": json.loads(inputs % b64(grey(7)))}
+    async with connect(protocols={"kserve"}) as client:
+        response = await client.post("/v1/models/fake:predict", json=body)
+    [row] = response.json()["outputs"]
+    assert row[0]["class_id"] == 7
+
+
+async def test_the_version_of_the_model_is_one(connect: Connect, grey: Grey) -> None:
+    body = {"instances": [{"b64": b64(grey(7)), "key": "a"}]}
+    async with connect(protocols={"kserve"}) as client:
+        assert (await client.get("/v1/models/fake/versions/1")).json() == {"name": "fake", "ready": True}
+        explained = await client.post("/v1/models/fake/versions/1:explain", json=body)
+        assert explained.json()["explanations"][0]["key"] == "a"
+        for action in ("predict", "explain"):
+            response = await client.post(f"/v1/models/fake/versions/2:{action}", json=body)
+            assert response.status_code == 404
+            assert "'2'" in response.json()["error"]
+        assert (await client.get("/v1/models/fake/versions/2")).status_code == 404
+
+
 async def test_an_explanation_adds_up_to_the_logit(connect: Connect, grey: Grey) -> None:
     body = {"instances": [{"b64": b64(grey(7))}], "parameters": {"class_id": 2}}
     async with connect(protocols={"kserve"}) as client:
@@ -56,6 +127,20 @@ async def test_an_explanation_adds_up_to_the_logit(connect: Connect, grey: Grey)
         b'{"instances": [{"b64": ""}]}',
         b'{"instances": [{"b64": "http://localhost/photo.jpg"}]}',
         b'{"instances": [{"a": "", "b": ""}]}',
+        b'{"instances": [{"image_bytes": {"b64": "AA=="}, "key": NaN}]}',
+        b'{"instances": [{"image_bytes": {"b64": "AA=="}, "key": 1e999}]}',
+        b'{"instances": [{"image_bytes": {"b64": "AA=="}, "key": [1]}]}',
+        b'{"instances": [{"image_bytes": {"b64": "AA=="}, "predictions": 1}]}',
+        b'{"instances": [{"a": {"b64": "AA=="}, "b": {"b64": "AA=="}}]}',
+        b'{"instances": [{}]}',
+        b'{"instances": {"b64": "AA=="}}',
+        b'{"instances": ["AA=="], "inputs": ["AA=="]}',
+        b'{"inputs": []}',
+        b'{"inputs": {}}',
+        b'{"inputs": 1}',
+        b'{"inputs": {"image_bytes": [{"b64": "AA=="}], "key": ["1", "2"]}}',
+        b'{"inputs": {"image_bytes": [], "key": []}}',
+        b'{"instances": ["AA=="], "parameters": 1}',
         b'{"instances": ["AA=="], "parameters": {"top_n": 1}}',
         b'{"instances": ["AA=="], "parameters": [1]}',
         b'{"instances": [' + b'"AA==",' * 16 + b'"AA=="]}',

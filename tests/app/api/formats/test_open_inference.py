@@ -2,8 +2,10 @@
 
 import base64
 import json
+import math
 import time
 
+import numpy as np
 import pytest
 
 from tests.app.types import Connect, Grey
@@ -61,6 +63,40 @@ async def test_only_requested_outputs_are_returned(connect: Connect, grey: Grey)
     assert [output["name"] for output in response.json()["outputs"]] == ["class_id"]
 
 
+async def test_logits_and_scores_are_returned_on_request(connect: Connect, grey: Grey) -> None:
+    texts = [base64.b64encode(grey(level)).decode() for level in (5, 254)]
+    outputs = [{"name": name} for name in ("logits", "score", "class_id")]
+    body = request(texts, shape=[2], outputs=outputs, parameters={"top_k": 3})
+    async with connect(protocols={"open_inference"}) as client:
+        described = {item["name"]: item for item in (await client.get("/v2/models/fake")).json()["outputs"]}
+        response = await client.post(INFER, json=body)
+    found = {output["name"]: output for output in response.json()["outputs"]}
+    assert list(found) == ["logits", "score", "class_id"]
+    assert [found[name]["shape"] for name in found] == [[2, 256], [2, 3], [2, 3]]
+    logits = np.array(found["logits"]["data"]).reshape(2, 256)
+    assert logits[0, [5, 6, 7, 4]] == pytest.approx(-math.log(2) * np.array([0, 1, 2, 255]), rel=1e-6)
+    assert logits[1, [254, 255, 0]] == pytest.approx(-math.log(2) * np.arange(3), rel=1e-6)
+    assert found["class_id"]["data"] == [5, 6, 7, 254, 255, 0]
+    assert found["score"]["data"] == [
+        logits[row, index] for row, index in ((0, 5), (0, 6), (0, 7), (1, 254), (1, 255), (1, 0))
+    ]
+    assert {name: described[name]["datatype"] for name in found} == {name: found[name]["datatype"] for name in found}
+    assert described["logits"]["shape"] == [-1, 256]
+
+
+async def test_the_softmax_of_the_logits_are_the_probabilities(connect: Connect, grey: Grey) -> None:
+    outputs = [{"name": "logits", "parameters": {"binary_data": True}}, {"name": "probability"}, {"name": "class_id"}]
+    body = request([base64.b64encode(grey(5)).decode()], outputs=outputs, parameters={"top_k": 256})
+    async with connect(protocols={"open_inference"}) as client:
+        response = await client.post(INFER, json=body)
+    size = int(response.headers["inference-header-content-length"])
+    binary, probability, class_id = json.loads(response.content[:size])["outputs"]
+    logits = np.frombuffer(response.content[size:], "<f4")
+    assert binary["parameters"] == {"binary_data_size": 4 * 256}
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert probability["data"] == pytest.approx(expected[class_id["data"]], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -75,7 +111,9 @@ async def test_only_requested_outputs_are_returned(connect: Connect, grey: Grey)
         request([256], "UINT8"),
         request([1, 2], "UINT8", [2, 1]),
         request(None),
-        request(["AA=="], outputs=[{"name": "logits"}]),
+        request(["AA=="], outputs=[{"name": "scores"}]),
+        request(["AA=="], outputs=[{"name": "logits", "parameters": {"classification": 3}}]),
+        request(["AA=="] * 250_000),
         request(["AA=="], parameters={"top_k": 0}),
         request(["AA=="], parameters={"min_probability": 0.5}),
         {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1], "data": ["AA=="]}]},
