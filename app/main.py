@@ -72,9 +72,9 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         _allow_origins(app, sorted(settings.cors_origins))
     install_handlers(app)
     describe_labels(app, context)
-    include_routers(app, context.routes, require_keys=context.keys.required)
     routes = VertexRoutes(settings.vertex_health_route, settings.vertex_predict_route)
     include_formats(app, context.routes, settings.protocols, routes, require_keys=context.keys.required)
+    include_routers(app, context.routes, require_keys=context.keys.required)
     if settings.protocols:
         logger.info("additional protocols: %s", ", ".join(sorted(settings.protocols)))
     return app

@@ -52,7 +52,7 @@ class RouteTable:
                     self._static[f"{route.path}/"] = info
 
     def add_prefix(self, prefix: str) -> None:
-        """Makes errors of unknown paths below ``prefix`` plain, too."""
+        """Makes errors of unknown paths plain at and below ``prefix``, too."""
         self._prefixes[f"{prefix}/"] = RouteInfo(UNMATCHED, plain_errors=True)
 
     def find(self, path: str) -> RouteInfo:
@@ -62,4 +62,5 @@ class RouteTable:
         for pattern, info in self._patterns:
             if pattern.match(path):
                 return info
-        return next((info for prefix, info in self._prefixes.items() if path.startswith(prefix)), RouteInfo(UNMATCHED))
+        below = f"{path}/"
+        return next((info for prefix, info in self._prefixes.items() if below.startswith(prefix)), RouteInfo(UNMATCHED))

@@ -21,7 +21,8 @@ def include_formats(
 ) -> None:
     """Adds the routes of ``formats``; with ``require_keys``, all but the health checks need an API key.
 
-    Errors are ``{"error": message}``, as the clients of these formats expect, except on SageMaker.
+    They precede those of the same path, as Vertex AI may be configured to call /predict. Errors are ``{"error":
+    message}``, as the clients of these formats expect, except on SageMaker.
     """
     routers: dict[RequestFormat, tuple[APIRouter, APIRouter]] = {
         "open_inference": (open_inference.health, open_inference.router),
@@ -36,7 +37,9 @@ def include_formats(
         app.include_router(health)
         app.include_router(predictions, dependencies=guards)
         plain_errors = name != "sagemaker"
+        table.add(predictions.routes, plain_errors=plain_errors)  # before /v1/models/{name}, which includes them
         table.add(health.routes, is_probe=True, plain_errors=plain_errors)
-        table.add(predictions.routes, plain_errors=plain_errors)
-        if predictions.prefix:
-            table.add_prefix(predictions.prefix)
+    prefixes = {"open_inference": ["/v2"], "kserve": ["/v1"], "vertex": vertex.folders(vertex_routes)}
+    for name in formats:
+        for prefix in prefixes.get(name, ()):
+            table.add_prefix(prefix)

@@ -21,6 +21,12 @@ class VertexRoutes:
     predict: str
 
 
+def folders(routes: VertexRoutes) -> list[str]:
+    """The paths above the routes, except the root."""
+    above = {path.rpartition("/")[0] for path in (routes.health, routes.predict)}
+    return sorted(above - {""})
+
+
 def build_routers(routes: VertexRoutes) -> tuple[APIRouter, APIRouter]:
     """The routers of the health check and of predictions."""
     health = APIRouter(tags=["Vertex AI"])

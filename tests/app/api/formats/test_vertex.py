@@ -26,3 +26,14 @@ async def test_the_health_check_fails_while_the_engine_fails(connect: Connect, e
             await client.post("/predict", files={"file": grey(1)})
         engine.gate.clear()  # the probe of the engine waits
         assert (await client.get("/vertex/health")).status_code == 503
+
+
+async def test_the_routes_may_be_those_of_the_service(connect: Connect, grey: Grey) -> None:
+    body = {"instances": [{"b64": base64.b64encode(grey(5)).decode()}]}
+    async with connect(protocols={"vertex"}, vertex_health_route="/health", vertex_predict_route="/predict") as client:
+        assert (await client.get("/health")).status_code == 200
+        response = await client.post("/predict", json=body)
+        assert response.json()["predictions"][0][0]["class_id"] == 5
+        assert (await client.post("/predict", json={})).json()["error"]
+        described = (await client.get("/openapi.json")).json()
+        assert "/predict" in described["paths"]
