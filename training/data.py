@@ -4,7 +4,7 @@ import io
 import json
 from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 TRAIN_FILES = ("train-0.npz", "train-1.npz", "train-2.npz")
 VAL_FILE = "val.npz"
+SIDE = 64  # pixels
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,16 @@ def read_encoded(path: Path) -> tuple[list[bytes], NDArray[np.int64]]:
 def load_train(data_dir: Path) -> Photos:
     """Returns the training set of ``data_dir``."""
     parts = [read_encoded(data_dir / name) for name in TRAIN_FILES]
-    images = np.stack([_decode(photo) for encoded, _ in parts for photo in encoded])
     labels = np.concatenate([labels for _, labels in parts])
+    images = np.empty((len(labels), 3, SIDE, SIDE), np.uint8)
+    for index, photo in enumerate(chain.from_iterable(encoded for encoded, _ in parts)):
+        images[index] = _decode(photo)
     return Photos(torch.from_numpy(images), torch.from_numpy(labels))
 
 
 def _decode(photo: bytes) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(photo)) as image:
-        return np.array(image.convert("RGB")).transpose(2, 0, 1)  # (3, H, W)
+        return np.array(image.convert("RGB")).transpose(2, 0, 1)  # (3, SIDE, SIDE)
 
 
 def split(photos: Photos, held_out_per_class: int, seed: int) -> tuple[Photos, Photos]:

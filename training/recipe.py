@@ -45,9 +45,13 @@ class Recipe:
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.99)
     max_grad_norm: float = 1.0
-    ema_decay: float = 0.998
     label_smoothing: float = 0.1
     layer_scale: float = 1.0
+
+    @property
+    def ema_decay(self) -> float:
+        """Decay of the averaged weights, a horizon of a twentieth of the decay phase."""
+        return 1 - 1 / max(2.0, self.decay_steps / 20)
 
     def phase_at(self, step: int) -> Phase:
         """Returns the phase of ``step``, counted from 0."""

@@ -23,6 +23,11 @@ def test_learning_rate_before_the_decay_does_not_depend_on_the_length_of_the_run
     assert [short.learning_rate(step) for step in range(900)] == [long.learning_rate(step) for step in range(900)]
 
 
+def test_horizon_of_the_average_fits_the_decay() -> None:
+    assert Recipe(decay_steps=4_000).ema_decay == pytest.approx(1 - 1 / 200)
+    assert Recipe(decay_steps=10).ema_decay == 0.5
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_input_size_grows_to_at_most_the_served_size(name: str) -> None:
     recipe = RECIPES[name]
