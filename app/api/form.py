@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the type does not exist at run time
 
 _START = 512  # bytes, which are enough to tell an image from text
 _QUERY_PARAMETERS = ("top_k", "min_probability", "class_id", "encoding")
-_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
+_QUOTED = re.compile(r'"(?:\\.?|[^"\\])*"?')  # a string without end, too: each would be searched to the end again
 _EXTENDED_NAME = re.compile(r"filename\*\s*=\s*(utf-8|iso-8859-1)'[^']*'([^;\s]*)", re.IGNORECASE)  # of RFC 8187
 
 

@@ -119,6 +119,18 @@ def test_repeated_boundaries_are_parsed_in_linear_time() -> None:
     assert cpu_s(8_000_000) < 8 * max(cpu_s(2_000_000), 0.05)  # 4 if linear, 16 if quadratic
 
 
+@pytest.mark.parametrize("end", [b"", b"\\"])
+def test_quotation_marks_without_end_are_parsed_in_linear_time(end: bytes) -> None:
+    def cpu_s(value: bytes) -> float:
+        part = b'Content-Disposition: form-data; name="file"; x="' + value + end + b"\r\n\r\n"
+        form = FormFiles(FORM, "file", 40, is_image)
+        started_at = time.process_time()
+        form.write(body(*[part] * 40))
+        return time.process_time() - started_at
+
+    assert cpu_s(b'\\"' * 2000) < 8 * max(cpu_s(b"xx" * 2000), 0.05)
+
+
 @pytest.mark.parametrize("leading", [b"\r\n", b"\r\n\r\n", b"\n"])
 def test_empty_lines_before_the_first_boundary_are_skipped(leading: bytes) -> None:
     whole = leading + body(FILE + b"\r\n" + PHOTO)
