@@ -99,7 +99,12 @@ def _checked(request: h11.Request) -> h11.Request:
     found = _ABSOLUTE_TARGET.fullmatch(request.target)
     if not found or request.method == b"CONNECT":
         raise h11.RemoteProtocolError("the target has no path")
-    return h11.Request(method=request.method, target=found[1], headers=request.headers.raw_items())
+    return h11.Request(
+        method=request.method,
+        target=found[1],
+        headers=request.headers.raw_items(),
+        http_version=request.http_version,
+    )
 
 
 class HttpProtocol(H11Protocol):
@@ -124,14 +129,25 @@ class HttpProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells the request that is being processed."""
         self._limit.discard(self)
+        if self.timeout_keep_alive_task is not None:  # uvicorn's would hold a connection that was reset until it ends
+            self.timeout_keep_alive_task.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parses the next bytes, or keeps them until the response has been sent."""
-        if self.conn.their_state in (h11.DONE, h11.MUST_CLOSE):
-            self._ahead += data
-            self.transport.pause_reading()
-            return
+        """Parses the next bytes, or keeps them until the response has been sent.
+
+        h11 limits headers only while they are incomplete, so it gets no more than ``MAX_HEADER_BYTES`` at a time.
+        """
+        for start in range(0, len(data), MAX_HEADER_BYTES):
+            if self.transport.is_closing():
+                return
+            if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+                self._ahead += data[start:]
+                self.transport.pause_reading()
+                return
+            self._parse(data[start : start + MAX_HEADER_BYTES])
+
+    def _parse(self, data: bytes) -> None:
         try:
             super().data_received(data)
         except MemoryError:

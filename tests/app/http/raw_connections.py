@@ -86,3 +86,38 @@ async def read_until_closed(reader: asyncio.StreamReader) -> bytes:
         return await reader.read()
     except ConnectionResetError:  # closed with unread data
         return b""
+
+
+class RecordedTransport(asyncio.Transport):
+    """A connection without a socket; tests call the protocol themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = b""
+        self.answered = asyncio.Event()
+        self._closing = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent += data
+        self.answered.set()
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        self._closing = True
+
+
+def build_protocol(app: ASGI = echo_length) -> HttpProtocol:
+    """The protocol of a single connection."""
+    config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_keep_alive=75)
+    return HttpProtocol(config, ServerState(), {}, limit=ConnectionLimit(1))

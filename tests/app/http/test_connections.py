@@ -1,7 +1,9 @@
 """Limits of connections: clients that are slow, send too much or do not read, and too many of them."""
 
 import asyncio
+import gc
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ import pytest
 from app.http.connections import MAX_HEADER_BYTES
 from tests.app.http.raw_connections import (
     REQUEST,
+    RecordedTransport,
+    build_protocol,
     read_response,
     read_until_closed,
     respond,
@@ -75,6 +79,14 @@ async def test_headers_over_the_limit_get_a_431(start: bytes) -> None:
         status, body = await read_response(reader)
         assert (status, json.loads(body)["status"]) == (431, 431)
         assert await read_until_closed(reader) == b""
+
+
+async def test_headers_over_the_limit_get_a_431_even_if_they_arrive_at_once() -> None:
+    protocol, transport = build_protocol(), RecordedTransport()
+    protocol.connection_made(transport)
+    protocol.data_received(REQUEST[:-2] + b"a: b\r\n" * MAX_HEADER_BYTES + b"\r\n")
+    assert transport.sent.startswith(b"HTTP/1.1 431 ")
+    assert transport.is_closing()
 
 
 async def test_trailers_over_the_limit_get_a_431() -> None:
@@ -165,3 +177,15 @@ async def test_an_idle_connection_is_closed_after_the_keep_alive_timeout() -> No
         writer.write(REQUEST)
         assert await read_response(reader) == (200, b"0")
         assert await read_until_closed(reader) == b""
+
+
+async def test_nothing_is_kept_of_a_connection_that_was_reset() -> None:
+    protocol, transport = build_protocol(), RecordedTransport()
+    protocol.connection_made(transport)
+    protocol.data_received(REQUEST)
+    await transport.answered.wait()
+    protocol.connection_lost(ConnectionResetError())
+    kept = weakref.ref(protocol)
+    del protocol
+    gc.collect()
+    assert kept() is None

@@ -117,14 +117,15 @@ async def test_a_body_in_thousands_of_tiny_chunks_gets_a_400() -> None:
         assert (await read_response(reader))[0] == 400
 
 
-async def test_a_target_may_be_a_whole_url() -> None:
+@pytest.mark.parametrize("rest", [b"1.1\r\nHost: a\r\n\r\n", b"1.0\r\n\r\n"])
+async def test_a_target_may_be_a_whole_url(rest: bytes) -> None:
     async def echo_path(scope: Any, _receive: Any, send: Any) -> None:  # Any: ASGI
-        await respond(send, scope["path"].encode() + b"?" + scope["query_string"])
+        await respond(send, scope["http_version"].encode() + scope["path"].encode() + b"?" + scope["query_string"])
 
     async with serving(echo_path) as connect:
         reader, writer = await connect()
-        writer.write(b"GET http://a:80/b/c?d=e HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert await read_response(reader) == (200, b"/b/c?d=e")
+        writer.write(b"GET http://a:80/b/c?d=e HTTP/" + rest)
+        assert await read_response(reader) == (200, rest[:3] + b"/b/c?d=e")
 
 
 async def echo_headers(scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI
