@@ -13,7 +13,7 @@ from app.serving.telemetry import Telemetry
 from app.settings import PREFIX, Settings
 from tests.constants import ROOT
 
-README = (ROOT / "README.md").read_text()
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 PAGES = sorted(
     path
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md"))
@@ -72,7 +72,7 @@ def documented_range(field: FieldInfo) -> str:
 
 
 def test_configuration_lists_every_setting_with_its_default_and_allowed_values() -> None:
-    documented = {name.lower(): (default, values) for name, default, values in ROW.findall(README)}
+    documented = {name.lower(): (default, values) for name, default, values in ROW.findall(CONFIGURATION)}
     assert documented == {
         name: (documented_default(field), documented_values(name, field))
         for name, field in Settings.model_fields.items()

@@ -87,11 +87,6 @@ def test_the_search_ranks_the_same_photo_first(server_url: str, tmp_path: Path, 
     assert result.stdout.startswith("1.000")
 
 
-@pytest.mark.parametrize("name", ["client.py", "client.js", "Client.java"])
-def test_readme_shows_the_client_as_it_is(name: str) -> None:
-    assert (ROOT / "examples" / name).read_text() in README
-
-
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("command", CURL_COMMANDS)
 def test_curl_commands_of_the_readme_work(command: str, server_url: str) -> None:
