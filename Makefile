@@ -10,7 +10,7 @@ UV := uv==0.13.9
 export UV_COMPILE_BYTECODE := 1
 INSTALL := $(VENV)/bin/uv pip install --quiet --python $(VENV) --constraint constraints.txt --editable .
 
-.PHONY: serve help test test-avx2 reliability check format bench bench-peers train image sbom audit lock clean
+.PHONY: serve help test test-avx2 reliability check format bench gpu bench-peers train image sbom audit lock clean
 .DEFAULT_GOAL := serve
 
 serve: $(VENV)/served  ## Serve on HOST:PORT (default).
@@ -43,6 +43,9 @@ bench: $(VENV)/developed bench-peers  ## Run the benchmarks and redraw the plot 
 	$(VENV)/bin/python -m benchmarks.preprocess
 	$(VENV)/bin/python -m benchmarks.service --networks minimal convnext_tiny
 	$(VENV)/bin/python -m benchmarks.plots
+
+gpu: $(VENV)/developed  ## Test and measure the GPU path on an NVIDIA GPU, in at most 540 s. Writes benchmarks/results/gpu.json.
+	$(VENV)/bin/python -m benchmarks.gpu
 
 bench-peers: .venv-mosec .venv-ray .venv-torchserve  ## Install the servers that the service is compared with; one needs Java 17.
 

@@ -40,7 +40,12 @@ Batch = npt.NDArray[np.uint8]
 def build_model(size: str) -> tuple[LoadedModel, nn.Module]:
     """The same random weights for this project and for torchvision."""
     torch.manual_seed(0)
-    network = torchvision.models.get_model(f"convnext_{size}", weights=None).eval()
+    return load_torchvision(torchvision.models.get_model(f"convnext_{size}", weights=None))
+
+
+def load_torchvision(network: nn.Module) -> tuple[LoadedModel, nn.Module]:
+    """This project's model with the weights of ``network``, and ``network`` itself, ready for inference."""
+    network.eval()
     with tempfile.NamedTemporaryFile(suffix=".pth") as file:
         torch.save(network.state_dict(), file.name)
         return load_model(file.name), network
@@ -91,10 +96,10 @@ def baseline_rate(network: nn.Module, batch: Batch, transform: Transform, device
     return len(batch) / median_seconds(work, SECONDS)
 
 
-def engine_rate(engine: InferenceEngine, batch: Batch) -> float:
+def engine_rate(engine: InferenceEngine, batch: Batch, seconds: float = SECONDS) -> float:
     """Images per second of ``concurrency`` threads that each run batches of this size."""
     images = list(batch)
-    deadline = time.perf_counter() + SECONDS
+    deadline = time.perf_counter() + seconds
 
     def work(_: int) -> int:
         batches = 0

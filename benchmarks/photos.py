@@ -1,19 +1,34 @@
-"""Different photos of a given size for the benchmarks: crops of scikit-image's sample images."""
+"""Different photos of a given size for the benchmarks: crops of sample images."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from skimage import data
-
-_SOURCES = (data.chelsea, data.coffee, data.astronaut, data.rocket)
 
 
-def make_photos(count: int, width: int, height: int, size_bytes: int | None = None, seed: int = 0) -> list[bytes]:
-    """``count`` different JPEGs of ``width`` × ``height`` pixels, each of about ``size_bytes`` if that is given."""
+def make_photos(
+    count: int,
+    width: int,
+    height: int,
+    size_bytes: int | None = None,
+    seed: int = 0,
+    sources: Sequence[Image.Image] | None = None,
+) -> list[bytes]:
+    """``count`` different JPEGs of ``width`` × ``height`` pixels, each of about ``size_bytes`` if that is given.
+
+    They are cut out of ``sources``, by default scikit-image's.
+    """
     random = np.random.default_rng(seed)
-    sources = [Image.fromarray(load()).convert("RGB") for load in _SOURCES]  # type: ignore[no-untyped-call]  # lazy
+    sources = sources or _samples()
     return [_encode(_crop(sources[index % len(sources)], width, height, random), size_bytes) for index in range(count)]
+
+
+def _samples() -> list[Image.Image]:
+    from skimage import data  # downloads nothing; not needed if there are other sources
+
+    loaders = (data.chelsea, data.coffee, data.astronaut, data.rocket)
+    return [Image.fromarray(load()).convert("RGB") for load in loaders]  # type: ignore[no-untyped-call]  # lazy
 
 
 def _crop(source: Image.Image, width: int, height: int, random: np.random.Generator) -> Image.Image:

@@ -1,19 +1,19 @@
 """The engine on a CUDA device, compared with float32 on the CPU; skipped without CUDA."""
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 
-from model import LoadedModel, Transform, load_model
-from model.checkpoints.native import save_checkpoint
-from model.convnext import ConvNeXt, config_for
+from model import LoadedModel, load_model
 from model.errors import EngineError
 from model.images.transform import Pixels
-from model.inference.engine import InferenceEngine, Precision
+from model.inference.cuda.paths import relative_error
+from model.inference.engine import InferenceEngine
+from model.inference.selection import Precision
+from tests.gpu.networks import save_network, smooth_images
 
 if not torch.cuda.is_available():
     pytest.skip("there is no CUDA device", allow_module_level=True)
@@ -23,28 +23,14 @@ Logits = npt.NDArray[np.float32]
 
 @pytest.fixture(scope="module")
 def atto(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    """A network of a published size with random weights, whose logits differ between images."""
-    config = config_for("atto", num_classes=100)
-    network = ConvNeXt(config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if name.endswith("gamma"):
-                parameter.uniform_(0.2, 0.8, generator=generator)
-        network.head.fc.weight.normal_(generator=generator)
-    path: Path = tmp_path_factory.mktemp("weights") / "atto.safetensors"
-    labels = tuple(map(str, range(100)))
-    save_checkpoint(path, network.state_dict(), config, Transform(236), labels, name="atto", licence="CC0-1.0")
+    path = tmp_path_factory.mktemp("weights") / "atto.safetensors"
+    save_network(path)
     return load_model(path)
 
 
 @pytest.fixture(scope="module")
 def images() -> list[Pixels]:
-    """Sixteen smooth random images."""
-    random = np.random.default_rng(0)
-    coarse = torch.from_numpy(random.uniform(0, 255, (16, 3, 9, 9)))
-    fine = torch.nn.functional.interpolate(coarse, size=(224, 224), mode="bicubic").clamp(0, 255)
-    return list(fine.permute(0, 2, 3, 1).to(torch.uint8).numpy())
+    return smooth_images(16)
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +43,9 @@ def probabilities(logits: Logits) -> Logits:
     return torch.from_numpy(logits).softmax(1).numpy()
 
 
-def test_auto_selects_cuda_and_bfloat16_if_the_device_supports_it(atto: LoadedModel) -> None:
+def test_auto_selects_cuda_and_float16(atto: LoadedModel) -> None:
     engine = InferenceEngine(atto)
-    assert (str(engine.device), engine.mode) == ("cuda:0", "eager")
-    native = torch.cuda.is_bf16_supported(including_emulation=False)
-    assert engine.precision == ("bfloat16" if native else "float32")
+    assert (str(engine.device), engine.precision) == ("cuda:0", "float16")
 
 
 def test_float32_probabilities_equal_those_of_the_cpu(
@@ -85,24 +69,50 @@ def test_half_precision_predicts_the_same_class_if_its_margin_is_large(
     assert logits[clear].argmax(1).tolist() == expected[clear].argmax(1).tolist()
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 def test_every_batch_size_predicts_the_same_classes_after_the_warm_up(
-    atto: LoadedModel, images: list[Pixels], expected: Logits
+    atto: LoadedModel, images: list[Pixels], expected: Logits, precision: Precision
 ) -> None:
-    engine = InferenceEngine(atto, device="cuda", precision="float32", max_batch_size=16)
+    engine = InferenceEngine(atto, device="cuda", precision=precision, max_batch_size=16)
     engine.warm_up()
+    assert "graphs" in engine.mode
     assert max(engine.batch_seconds) == engine.max_batch_size == 16
     assert engine.expected_rate > 0
+    margins = np.diff(np.sort(probabilities(expected), axis=1)[:, -2:]).ravel()
+    clear = margins > (0 if precision == "float32" else 0.1)
     for count in (1, 3, 16):
-        assert engine.predict(images[:count]).argmax(1).tolist() == expected[:count].argmax(1).tolist()
+        found = engine.predict(images[:count]).argmax(1)
+        assert found[clear[:count]].tolist() == expected[:count][clear[:count]].argmax(1).tolist()
+
+
+def test_features_are_those_of_the_cpu(atto: LoadedModel, images: list[Pixels]) -> None:
+    engine = InferenceEngine(atto, device="cuda", max_batch_size=4)
+    engine.warm_up()
+    _, features = engine.predict_with_features(images[:3])
+    reference = InferenceEngine(atto, device="cpu", runtime="torch")
+    _, expected_features = reference.predict_with_features(images[:3])
+    assert relative_error(features, expected_features) < 1e-2
 
 
 def test_concurrent_calls_get_their_own_results(atto: LoadedModel, images: list[Pixels], expected: Logits) -> None:
     engine = InferenceEngine(atto, device="cuda", precision="float32", max_batch_size=2)
     engine.warm_up()
-    assert engine.concurrency >= 1
-    with ThreadPoolExecutor(engine.concurrency) as workers:
-        parts = list(workers.map(lambda first: engine.predict(images[first : first + 2]), range(0, 16, 2)))
-    assert np.concatenate(parts).argmax(1).tolist() == expected.argmax(1).tolist()
+    assert engine.concurrency == 2
+    with ThreadPoolExecutor(4) as workers:
+        for _ in range(10):
+            parts = list(workers.map(lambda first: engine.predict(images[first : first + 2]), range(0, 16, 2)))
+            assert np.concatenate(parts).argmax(1).tolist() == expected.argmax(1).tolist()
+
+
+def test_memory_does_not_grow_while_serving(atto: LoadedModel, images: list[Pixels]) -> None:
+    engine = InferenceEngine(atto, device="cuda", max_batch_size=16)
+    engine.warm_up()
+    used = []
+    for _ in range(3):
+        with ThreadPoolExecutor(2) as workers:  # new threads each time
+            list(workers.map(lambda _: engine.predict(images), range(20)))
+        used.append(torch.cuda.memory_reserved())
+    assert used[0] == used[-1]
 
 
 def test_names_a_cuda_device_that_is_not_available(atto: LoadedModel) -> None:

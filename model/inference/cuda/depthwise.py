@@ -52,13 +52,13 @@ def supports(channels: int) -> bool:
 def candidate_tiles(width: int, channels: int, batch_size: int) -> list[Tile]:
     """Tiles worth measuring for feature maps ``width`` wide; small batches need more programs to fill the GPU."""
     power = channels & -channels  # the largest power of 2 that divides it
-    shapes = [(4, 16, 2), (4, 16, 4), (2, 16, 8)]
+    shapes = [(4, 16, 2), (2, 16, 8), (4, 16, 4)]
     if width > 16 and power >= 32:
-        shapes.append((4, 32, 2))
+        shapes[-1] = (4, 32, 2)
     if width <= 8:
         shapes = [(4, 8, 8), (2, 8, 8)]
     if batch_size < _SMALL_BATCH:
-        shapes = [(2, 16, 4), (1, 16, 4), (1, 8, 8)]
+        shapes = [(1, 16, 4), (1, 8, 8)]
     tiles = []
     for rows, columns, warps in shapes:
         while 16 * warps > power and warps > 1:
@@ -87,7 +87,7 @@ class DepthwiseNorm:
         failure: Exception | None = None
         for tile in candidate_tiles(x.shape[2], x.shape[3], len(x)):
             try:
-                times[tile] = self._seconds(stream, x, weights, out, tile)
+                times[tile] = tile_seconds(stream, x, weights, out, tile, self._launch)
             except Exception as error:  # noqa: BLE001 - Triton raises errors of many kinds
                 failure = error
                 logger.warning("%s cannot be used for %s: %s", tile, tuple(x.shape), error)
@@ -95,18 +95,23 @@ class DepthwiseNorm:
             raise failure
         self.tiles[tuple(x.shape)] = min(times, key=times.__getitem__)
 
-    def _seconds(self, stream: GpuStream, x: Tensor, weights: DepthwiseWeights, out: Tensor, tile: Tile) -> float:
-        def launch_all() -> Tensor:
-            for _ in range(_LAUNCHES):
-                self._launch(x, weights, out, tile)
-            return out
 
-        with stream.active():
-            self._launch(x, weights, out, tile)  # compiles
-            stream.wait()
-            replay, _ = stream.capture(launch_all)  # a launch takes the interpreter longer than a small kernel runs
-            replay()
-            return statistics.median(stream.seconds(replay) for _ in range(_MEASUREMENTS)) / _LAUNCHES
+def tile_seconds(
+    stream: GpuStream, x: Tensor, weights: DepthwiseWeights, out: Tensor, tile: Tile, launch: Launch
+) -> float:
+    """How long the device takes for one layer."""
+
+    def launch_all() -> Tensor:
+        for _ in range(_LAUNCHES):
+            launch(x, weights, out, tile)
+        return out
+
+    with stream.active():
+        launch(x, weights, out, tile)  # compiles
+        stream.wait()
+        replay, _ = stream.capture(launch_all)  # a launch takes the interpreter longer than a small kernel runs
+        replay()
+        return statistics.median(stream.seconds(replay) for _ in range(_MEASUREMENTS)) / _LAUNCHES
 
 
 def launch_kernel(x: Tensor, weights: DepthwiseWeights, out: Tensor, tile: Tile) -> None:

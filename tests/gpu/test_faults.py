@@ -1,0 +1,62 @@
+"""Too little memory and a lost device, each in a process of its own; skipped without CUDA."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.constants import ROOT
+
+if not torch.cuda.is_available():
+    pytest.skip("there is no CUDA device", allow_module_level=True)
+
+SET_UP = """
+import tempfile, torch
+from pathlib import Path
+from model import load_model
+from model.errors import DeviceLost
+from model.inference.engine import InferenceEngine
+from tests.gpu.networks import save_network, smooth_images
+images = smooth_images(4)
+with tempfile.TemporaryDirectory() as folder:
+    save_network(Path(folder) / "network.safetensors")
+    model = load_model(Path(folder) / "network.safetensors")
+"""
+
+LOW_MEMORY = """
+room = 1.5 * 2**30
+torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
+engine = InferenceEngine(model, device="cuda", max_batch_size=1024)
+engine.warm_up()
+assert 1 <= engine.max_batch_size < 1024, engine.max_batch_size
+assert len(engine.predict(images[:1] * engine.max_batch_size)) == engine.max_batch_size
+print("served", engine.max_batch_size, engine.mode)
+"""
+
+LOST = """
+engine = InferenceEngine(model, device="cuda", max_batch_size=4)
+engine.warm_up()
+engine.predict(images)
+torch.zeros(4, device="cuda")[torch.tensor([4], device="cuda")]  # fails an assertion in a kernel
+for _ in range(2):
+    try:
+        engine.predict(images)
+    except DeviceLost:
+        print("lost")
+"""
+
+
+def run(script: str) -> str:
+    command = [sys.executable, "-c", SET_UP + script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_too_little_memory_lowers_the_batch_size() -> None:
+    assert run(LOW_MEMORY).startswith("served")
+
+
+def test_a_failed_assertion_in_a_kernel_is_a_lost_device() -> None:
+    assert run(LOST).split() == ["lost", "lost"]
