@@ -1,9 +1,11 @@
 """Encoded bytes to upright RGB pixels: JPEG through libjpeg-turbo in one call, everything else through Pillow."""
 
+import importlib
 import io
 import logging
 import warnings
 from functools import cache
+from types import ModuleType
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -26,12 +28,19 @@ _HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 
 @cache
 def load_decoders() -> None:
-    """Imports and configures Pillow's decoders, and silences what they would print about each broken file."""
+    """Imports Pillow's decoders and torchvision, and silences what they would print about each broken file."""
+    load_transforms()
     Image.init()
     tiff.decode_planes_with_libtiff()
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     silence_libtiff()
+
+
+@cache
+def load_transforms() -> ModuleType:
+    """Imports torchvision's transforms, which takes seconds and which not every command needs."""
+    return importlib.import_module("torchvision.transforms.v2")
 
 
 class EncodedImage:

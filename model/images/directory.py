@@ -1,13 +1,23 @@
 """Reads the first directory of a TIFF, BigTIFF or EXIF structure, entry by entry, without following other pointers."""
 
-import struct
 from collections.abc import Iterator
+from struct import Struct
 from typing import NamedTuple
 
 INTEGER_TYPES = (3, 4, 16)  # SHORT, LONG, LONG8
 _TYPE_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # bytes, by field type
-_MAX_ENTRIES = 4096  # they are sorted: those about pixels are among the first
+MAX_ENTRIES = 4096  # they are sorted: those about pixels are among the first
 _MAX_INTEGERS = 64  # values of an entry that are read; no more samples or tables matter
+_HEADER_SIZE = 16  # of a BigTIFF; no structure is shorter
+_STRUCTS = {  # the number of entries, an entry, and the offset of the next directory, by what the file begins with
+    b"II": (Struct("<H"), Struct("<HHL4s"), Struct("<L")),
+    b"MM": (Struct(">H"), Struct(">HHL4s"), Struct(">L")),
+    b"II+\0": (Struct("<Q"), Struct("<HHQ8s"), Struct("<Q")),
+    b"MM\0+": (Struct(">Q"), Struct(">HHQ8s"), Struct(">Q")),
+}
+_INTEGERS = {
+    order: {kind: Struct(order + code) for kind, code in ((1, "B"), (3, "H"), (4, "L"), (16, "Q"))} for order in "<>"
+}
 
 
 class Entry(NamedTuple):
@@ -27,10 +37,9 @@ class Entry(NamedTuple):
 class Layout(NamedTuple):
     """A directory at ``offset``: the number of its entries, the entries from ``start``, the offset of the next one."""
 
-    order: str
-    count_format: str
-    entry_format: str
-    offset_size: int
+    number: Struct
+    entry: Struct
+    next_offset: Struct
     offset: int
     start: int
     entries: int
@@ -38,27 +47,34 @@ class Layout(NamedTuple):
 
 def read_layout(data: bytes) -> Layout | None:
     """The layout of the first directory of ``data``; None if there is none. ``entries`` are those that are complete."""
-    order = {b"II": "<", b"MM": ">"}.get(data[:2])
-    if order is None or len(data) < 16:
+    structs = _STRUCTS.get(data[:4]) or _STRUCTS.get(data[:2])
+    if structs is None or len(data) < _HEADER_SIZE:
         return None
-    big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
-    (offset,) = struct.unpack_from(f"{order}Q", data, 8) if big else struct.unpack_from(f"{order}L", data, 4)
-    count_format, entry_format = (f"{order}Q", f"{order}HHQ8s") if big else (f"{order}H", f"{order}HHL4s")
-    start = offset + struct.calcsize(count_format)
+    number, entry, next_offset = structs
+    (offset,) = next_offset.unpack_from(data, next_offset.size)
+    start = offset + number.size
     if start > len(data):
         return None
-    (count,) = struct.unpack_from(count_format, data, offset)
-    complete = (len(data) - start) // struct.calcsize(entry_format)
-    return Layout(order, count_format, entry_format, 8 if big else 4, offset, start, min(count, complete, _MAX_ENTRIES))
+    (count,) = number.unpack_from(data, offset)
+    complete = (len(data) - start) // entry.size
+    return Layout(number, entry, next_offset, offset, start, min(count, complete, MAX_ENTRIES))
 
 
 def read_directory(data: bytes) -> Iterator[Entry]:
     """The entries of the first directory; those that the end of ``data`` cuts off are left out."""
+    return (Entry(*values) for values in _unpack_entries(data))
+
+
+def find_entry(data: bytes, tag: int) -> Entry | None:
+    """The first entry of ``tag`` in the first directory."""
+    return next((Entry(*values) for values in _unpack_entries(data) if values[0] == tag), None)
+
+
+def _unpack_entries(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     layout = read_layout(data)
-    if layout is not None:
-        end = layout.start + layout.entries * struct.calcsize(layout.entry_format)
-        for values in struct.iter_unpack(layout.entry_format, data[layout.start : end]):
-            yield Entry(*values)
+    if layout is None:
+        return iter(())
+    return layout.entry.iter_unpack(data[layout.start : layout.start + layout.entries * layout.entry.size])
 
 
 def read_bytes(data: bytes, entry: Entry) -> bytes:
@@ -71,11 +87,10 @@ def read_bytes(data: bytes, entry: Entry) -> bytes:
 
 def read_integers(data: bytes, entry: Entry) -> tuple[int, ...]:
     """The first values of ``entry``; empty if they are no integers."""
-    code = {1: "B", 3: "H", 4: "L", 16: "Q"}.get(entry.kind)
-    if code is None:
+    item = _INTEGERS["<" if data.startswith(b"II") else ">"].get(entry.kind)
+    if item is None:
         return ()
     values = read_bytes(data, entry._replace(length=min(entry.length, _MAX_INTEGERS)))
-    item = struct.Struct(("<" if data.startswith(b"II") else ">") + code)
     complete = len(values) // item.size * item.size
     return tuple(value for (value,) in item.iter_unpack(values[:complete]))
 

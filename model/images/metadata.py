@@ -115,10 +115,10 @@ def _tiff(data: bytes) -> bytes:
     layout = read_layout(data)
     if layout is None:
         return data
-    size = struct.calcsize(layout.entry_format)
+    size = layout.entry.size
     entries = [data[start : start + size] for start in range(layout.start, layout.start + layout.entries * size, size)]
-    kept = [entry for entry in entries if struct.unpack_from(f"{layout.order}H", entry)[0] in _TIFF_TAGS]
-    directory = struct.pack(layout.count_format, len(kept)) + b"".join(kept) + bytes(layout.offset_size)
+    kept = [entry for entry in entries if layout.entry.unpack(entry)[0] in _TIFF_TAGS]
+    directory = layout.number.pack(len(kept)) + b"".join(kept) + bytes(layout.next_offset.size)
     return data[: layout.offset] + directory + data[layout.offset + len(directory) :]
 
 

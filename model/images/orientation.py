@@ -7,7 +7,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from model.images.containers import EXIF_ITEM, Chunk, jpeg_segments, png_chunks, webp_chunks
-from model.images.directory import read_bytes, read_directory, read_integers
+from model.images.directory import find_entry, read_bytes, read_integers
 
 _EXIF_HEADER = b"Exif\0\0"
 _XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
@@ -34,8 +34,8 @@ def find_orientation(data: bytes) -> int:
     if data.startswith(b"RIFF"):
         return _choose(_webp_metadata(data))
     if data.startswith((b"II", b"MM")):
-        entries = (entry for entry in read_directory(data) if entry.tag == _XMP_TAG)
-        return _choose(_Metadata(data, b"".join(read_bytes(data, entry) for entry in entries)))
+        entry = find_entry(data, _XMP_TAG)
+        return _choose(_Metadata(data, b"" if entry is None else read_bytes(data, entry)))
     return 1
 
 
@@ -56,7 +56,7 @@ def read_orientation(exif: bytes) -> int:
 def _choose(found: _Metadata) -> int:
     """XMP counts if there is no orientation in EXIF."""
     data = found.exif.removeprefix(_EXIF_HEADER).removeprefix(_EXIF_HEADER)
-    entry = next((entry for entry in read_directory(data) if entry.tag == _ORIENTATION_TAG), None)
+    entry = find_entry(data, _ORIENTATION_TAG)
     if entry is not None:
         orientation = next(iter(read_integers(data, entry)), 1)
     else:

@@ -8,10 +8,9 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from model.errors import ImageTooLarge
-from model.images.decode import FORMATS, EncodedImage, load_decoders, to_rgb
+from model.images.decode import FORMATS, EncodedImage, load_decoders, load_transforms, to_rgb
 from model.images.jpeg import Pixels
 
 __all__ = ["FORMATS", "IMAGENET_MEAN", "IMAGENET_STD", "Pixels", "Transform", "load_decoders", "preprocess"]
@@ -89,8 +88,9 @@ def measure_decoding(transform: Transform) -> float:
 def resize_and_crop(pixels: Pixels, transform: Transform) -> Pixels:
     """Resizes RGB pixels ``(H, W, 3)`` uint8 and crops the center: ``(crop_size, crop_size, 3)`` uint8.
 
-    The same steps as torchvision's ``v2.functional.resize(antialias=True)`` and ``center_crop`` on a uint8 tensor.
+    The steps are torchvision's ``v2.functional.resize`` with antialiasing and ``center_crop``, of a uint8 tensor.
     """
+    v2 = load_transforms()
     height, width = pixels.shape[:2]
     side = transform.crop_size
     # Views of NumPy, as each of torch's releases the interpreter lock. Without the strides that reshape makes, torch
@@ -98,22 +98,23 @@ def resize_and_crop(pixels: Pixels, transform: Transform) -> Pixels:
     batch = np.ascontiguousarray(pixels).reshape(1, height, width, 3)
     image = torch.from_numpy(batch.transpose(0, 3, 1, 2))  # (1, 3, H, W), channels last
     if transform.detail_size is not None and min(width, height) > transform.detail_size:
-        image = _resize(image, _scaled((width, height), transform.detail_size), transform)
-    if transform.squash:
-        image = _resize(image, (side, side), transform)
+        image = _resize(image, [transform.detail_size], transform)
+    image = _resize(image, [side, side] if transform.squash else [transform.resize_size], transform)
+    if transform.floor_margin:
+        top, left = ((length - side) // 2 for length in image.shape[2:])
+        image = v2.functional.crop(image, top, left, side, side)
     else:
-        image = _resize(image, _scaled((image.shape[3], image.shape[2]), transform.resize_size), transform)
-    margins = [(length - side) / 2 for length in image.shape[2:]]
-    top, left = (int(margin) if transform.floor_margin else round(margin) for margin in margins)
-    resized: Pixels = image.numpy()[0].transpose(1, 2, 0)
-    return resized[top : top + side, left : left + side].copy()  # a view would keep all of it in memory
+        image = v2.functional.center_crop(image, [side, side])
+    cropped: Pixels = image.numpy()[0].transpose(1, 2, 0)
+    return cropped.copy()  # a view would keep all of the resized image in memory
 
 
-def _resize(image: torch.Tensor, size: tuple[int, int], transform: Transform) -> torch.Tensor:
-    width, height = size
-    if (height, width) == image.shape[2:]:
-        return image
-    return F.interpolate(image, (height, width), mode=transform.interpolation, antialias=True, align_corners=False)
+def _resize(image: torch.Tensor, size: list[int], transform: Transform) -> torch.Tensor:
+    """A single number in ``size`` is the shorter side."""
+    v2 = load_transforms()
+    interpolation = v2.InterpolationMode(transform.interpolation)
+    resized: torch.Tensor = v2.functional.resize(image, size, interpolation, antialias=True)
+    return resized
 
 
 def _check_resized_size(size: tuple[int, int], transform: Transform, max_image_pixels: int) -> None:

@@ -110,7 +110,7 @@ def test_number_of_processes_is_limited(service: Yaml) -> None:
     assert service["pids_limit"] > 0
 
 
-@pytest.mark.parametrize(("fixture", "idle_bytes"), [("service", 1e9), ("gpu_service", 4e9)])
+@pytest.mark.parametrize(("fixture", "idle_bytes"), [("service", 1.2e9), ("gpu_service", 4.2e9)])
 def test_memory_limit_covers_the_largest_accepted_load(
     fixture: str, idle_bytes: float, request: pytest.FixtureRequest
 ) -> None:

@@ -36,10 +36,10 @@ def png_with(chunks: bytes, encode: Encode) -> bytes:
 def rejected_quickly(data: bytes, error: type[ModelError] = InvalidImage) -> None:
     """Asserts that ``data`` is rejected within ``LIMIT_S`` and 400 MB."""
     tracemalloc.start()
-    started_at = time.perf_counter()
+    started_at = time.thread_time()  # the machine may be busy with other tests
     with pytest.raises(error) as caught:
         preprocess(data, TRANSFORM)
-    elapsed_s = time.perf_counter() - started_at
+    elapsed_s = time.thread_time() - started_at
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert str(caught.value)

@@ -39,9 +39,9 @@ XMP = {"noise": NOISE, "unclosed": b"<x:xmpmeta><rdf:RDF tiff:Orientation=", "hu
 
 
 def decode(data: bytes) -> Pixels:
-    started_at = time.perf_counter()
+    started_at = time.thread_time()  # the machine may be busy with other tests
     pixels = EncodedImage(data, 1_000_000).decode()
-    assert time.perf_counter() - started_at < LIMIT_S
+    assert time.thread_time() - started_at < LIMIT_S
     return pixels
 
 
