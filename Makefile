@@ -84,7 +84,7 @@ lock: $(VENV)/bin/uv  ## Update constraints.txt, with hashes, to the newest vers
 		--no-emit-index-url --no-annotate --no-header --generate-hashes --output-file constraints.txt pyproject.toml
 
 clean:  ## Delete the virtual environment and caches.
-	rm -rf $(VENV) .venv-mosec .venv-torchserve .venv-ray .venv-kserve .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-newest .venv-mosec .venv-torchserve .venv-ray .venv-kserve .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
