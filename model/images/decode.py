@@ -12,7 +12,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from model.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedFormat
 from model.images import tiff
-from model.images.jpeg import Pixels, complete_jpeg, decode_jpeg, lacks_end_marker, read_jpeg_size
+from model.images.jpeg import Pixels, complete_jpeg, decode_jpeg, is_single_scan, lacks_end_marker, read_jpeg_size
 from model.images.libtiff import silence_libtiff
 from model.images.limits import check_structure, check_tiles
 from model.images.metadata import without_metadata
@@ -22,6 +22,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 _PNG_BIT_DEPTH = 24  # its position in a PNG file
 _SCALES = (8, 4, 2)  # at which libjpeg decodes fewer pixels
+MAX_IMAGE_PIXELS = 50_000_000
+# Of a JPEG at a reduced scale; neither takes as much memory as other formats at the limit above.
+_MAX_REDUCED_PIXELS = 200_000_000  # at most 3 bytes per pixel
+_MAX_REDUCED_PIXELS_OF_SCANS = 100_000_000  # at most 8 bytes per pixel: libjpeg holds all coefficients
 _ALLOCATION_BYTES_PER_PIXEL = 8
 _HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 
@@ -46,32 +50,37 @@ def load_transforms() -> ModuleType:
 class EncodedImage:
     """An encoded image whose header has been read and whose format, structure and size have been checked.
 
+    A JPEG may be reduced to fewer pixels, its shorter side never below ``shorter_side``. It may then have up to 200
+    megapixels, or 100 if it has several scans, unless ``max_image_pixels`` is below its default.
     Raises ``UnsupportedFormat``, ``InvalidImage`` or ``ImageTooLarge``.
     """
 
-    def __init__(self, data: bytes, max_image_pixels: int) -> None:
+    def __init__(self, data: bytes, max_image_pixels: int, shorter_side: int | None = None) -> None:
         self._data = data
         self._max_image_pixels = max_image_pixels
+        self._scale = 1
         self._formats = _sniff(data)
         check_structure(data)
         size = read_jpeg_size(data) if self._formats == ("JPEG",) else None
         self._image: ImageFile.ImageFile | None = None  # opened only where libjpeg-turbo does not decode it in one call
-        if size is not None:
-            self._check_size(size)
-        else:
+        if size is None:
             self._image = self._open(data)
             size = self._image.size
         self.size = size  # width, height
+        if self._formats == ("JPEG",) and shorter_side is not None:
+            self._scale = next((scale for scale in _SCALES if min(size) >= scale * shorter_side), 1)
+        if size[0] * size[1] > max_image_pixels:
+            self._check_size(size, self._max_size())
 
-    def decode(self, shorter_side: int | None = None) -> Pixels:
-        """Upright RGB pixels ``(H, W, 3)`` uint8; a JPEG may be reduced, its shorter side never below ``shorter_side``.
+    def decode(self) -> Pixels:
+        """Upright RGB pixels ``(H, W, 3)`` uint8.
 
         The first frame of an animation counts, and transparency is laid over white. Raises ``InvalidImage``, or
         ``MemoryError`` if there is not enough memory.
         """
         try:
             if self._formats == ("JPEG",):
-                return _upright(self._decode_jpeg(shorter_side), find_orientation(self._data))
+                return _upright(self._decode_jpeg(), find_orientation(self._data))
             image = self._image or self._open(self._data)
             pixels = _load(image)
             if image.format == "AVIF":
@@ -80,15 +89,13 @@ class EncodedImage:
         except (ModelError, MemoryError):
             raise
         except Exception as error:  # Pillow's decoders raise errors of any kind on hostile bytes
-            _check_memory(self.size[0] * self.size[1])
+            _check_memory(min(self.size[0] * self.size[1], self._max_image_pixels))
             raise self._invalid(error) from error
 
-    def _decode_jpeg(self, shorter_side: int | None) -> Pixels:
+    def _decode_jpeg(self) -> Pixels:
         """Pixels as they are stored. What libjpeg-turbo warns of is decoded by Pillow, which tolerates more."""
-        width, height = self.size
-        scale = next((s for s in _SCALES if shorter_side is not None and min(self.size) >= s * shorter_side), 1)
-        size = -(-width // scale), -(-height // scale)
-        pixels = decode_jpeg(self._data, *size) if self._image is None else None
+        width, height = (-(-length // self._scale) for length in self.size)
+        pixels = decode_jpeg(self._data, width, height) if self._image is None else None
         if pixels is not None:
             return pixels
         data = self._data
@@ -97,11 +104,12 @@ class EncodedImage:
             if completed is None:
                 raise InvalidImage("The JPEG image is truncated: pixels are missing.")
             data = completed
-            pixels = decode_jpeg(data, *size) if self._image is None else None
+            pixels = decode_jpeg(data, width, height) if self._image is None else None
         if pixels is not None:
             return pixels
         image = self._open(data)
-        image.draft(None, (width // scale, height // scale))
+        image.draft(None, (self.size[0] // self._scale, self.size[1] // self._scale))
+        self._check_size(image.size, self._max_image_pixels)
         return _load(image)
 
     def _open(self, data: bytes) -> ImageFile.ImageFile:
@@ -119,7 +127,7 @@ class EncodedImage:
         except Exception as error:  # Pillow raises errors of any kind on hostile bytes
             _check_memory(self._max_image_pixels)
             raise self._invalid(error) from error
-        self._check_size(image.size)
+        self._check_size(image.size, self._max_size())
         if image.format == "TIFF":
             check_tiles(dict(tiff.read_tags(image)), image.size, self._max_image_pixels)
             tiff.prepare(image)
@@ -132,11 +140,16 @@ class EncodedImage:
             return tiff.describe_unsupported(self._data)
         return f"The header of the {self._formats[0]} image is broken or truncated."
 
-    def _check_size(self, size: tuple[int, int]) -> None:
-        if size[0] * size[1] > self._max_image_pixels:
-            raise ImageTooLarge(
-                f"The image has {size[0]}×{size[1]} pixels; the limit is {self._max_image_pixels} in total."
-            )
+    def _max_size(self) -> int:
+        """The most pixels that ``_data`` may have."""
+        if self._scale == 1 or self._image is not None or self._max_image_pixels < MAX_IMAGE_PIXELS:
+            return self._max_image_pixels
+        reduced = _MAX_REDUCED_PIXELS if is_single_scan(self._data) else _MAX_REDUCED_PIXELS_OF_SCANS
+        return max(self._max_image_pixels, reduced)
+
+    def _check_size(self, size: tuple[int, int], limit: int) -> None:
+        if size[0] * size[1] > limit:
+            raise ImageTooLarge(f"The image has {size[0]}×{size[1]} pixels; the limit is {limit} in total.")
 
     def _invalid(self, error: Exception) -> InvalidImage:
         return InvalidImage(f"The {self._formats[0]} image cannot be decoded: {str(error) or type(error).__name__}")

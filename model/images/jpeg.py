@@ -13,6 +13,7 @@ Pixels = npt.NDArray[np.uint8]
 _RGB_COLOR_SPACES = ("YCbCr", "Gray", "RGB")  # those that libjpeg converts
 _END_MARKER = b"\xff\xd9"
 _FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # markers: Huffman or arithmetic coding, sequential or progressive
+_SEQUENTIAL_FRAMES = (0xC0, 0xC1)
 _PROGRESSIVE_FRAMES = (0xC2, 0xCA)
 _COEFFICIENTS = 64
 _SURPLUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
@@ -34,6 +35,17 @@ def decode_jpeg(data: bytes, min_width: int, min_height: int) -> Pixels | None:
     except ValueError:
         return None
     return pixels
+
+
+def is_single_scan(data: bytes) -> bool:
+    """Whether the first scan is the whole image, so that libjpeg-turbo holds a few rows of it at a time, not all."""
+    frame_components = scan_components = 0
+    for marker, start, _ in jpeg_segments(data):
+        if marker in _SEQUENTIAL_FRAMES:
+            frame_components = next(iter(data[start + 5 : start + 6]), 0)
+        elif marker == START_OF_SCAN:
+            scan_components = next(iter(data[start : start + 1]), 0)
+    return 0 < frame_components == scan_components
 
 
 def lacks_end_marker(data: bytes) -> bool:

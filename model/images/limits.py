@@ -16,10 +16,10 @@ from model.images.containers import (
     webp_chunks,
 )
 from model.images.directory import INTEGER_TYPES, MAX_ENTRIES, read_directory
+from model.images.jpeg import is_single_scan
 
 _MAX_JPEG_SEGMENTS = 4096  # before the first scan
 _MAX_JPEG_SCANS = 100
-_SEQUENTIAL_FRAMES = (0xC0, 0xC1)  # JPEG markers
 _APP1 = 0xE1
 _MAX_CHUNKS = 65_536  # of a PNG or WebP file
 _MAX_PNG_COMPRESSED_CHUNKS = 64
@@ -65,31 +65,21 @@ def check_tiles(tags: dict[int, object], size: tuple[int, int], max_image_pixels
         raise ImageTooLarge(f"A tile or strip of the image is larger than the limit of {max_image_pixels} pixels.")
 
 
-def _byte(data: bytes, position: int) -> int:
-    return data[position] if position < len(data) else 0
-
-
 def _number(value: object, default: int) -> int:
     return value if isinstance(value, int) else default
 
 
 def _check_jpeg(data: bytes) -> None:
     exif = bytearray()
-    components = scan_components = 0
     for segments, (marker, start, end) in enumerate(jpeg_segments(data)):
         if segments >= _MAX_JPEG_SEGMENTS and marker != START_OF_SCAN:
             raise InvalidImage(f"The JPEG image has more than {_MAX_JPEG_SEGMENTS} segments.")
         if marker == _APP1 and data.startswith(_EXIF_HEADER, start):
             exif += data[start + len(_EXIF_HEADER) : end]
-        elif marker in _SEQUENTIAL_FRAMES:
-            components = _byte(data, start + 5)
-        elif marker == START_OF_SCAN:
-            scan_components = _byte(data, start)
     check_directory(bytes(exif))
-    if components and components == scan_components:
-        return  # the first scan is the whole image, and libjpeg accepts no other
     # The two bytes also occur by chance in data that is appended to a photo, so they are only a first, fast test.
-    if data.count(b"\xff\xda") > _MAX_JPEG_SCANS and _has_too_many_scans(data):
+    # After a scan that is the whole image, libjpeg accepts no other.
+    if data.count(b"\xff\xda") > _MAX_JPEG_SCANS and not is_single_scan(data) and _has_too_many_scans(data):
         raise InvalidImage(f"The JPEG image has more than {_MAX_JPEG_SCANS} scans.")
 
 

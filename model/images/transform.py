@@ -10,14 +10,20 @@ import torch
 from PIL import Image
 
 from model.errors import ImageTooLarge
-from model.images.decode import FORMATS, EncodedImage, load_decoders, load_transforms, to_rgb
+from model.images.decode import (
+    FORMATS,
+    MAX_IMAGE_PIXELS,
+    EncodedImage,
+    load_decoders,
+    load_transforms,
+    to_rgb,
+)
 from model.images.jpeg import Pixels
 
 __all__ = ["FORMATS", "IMAGENET_MEAN", "IMAGENET_STD", "Pixels", "Transform", "load_decoders", "preprocess"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MAX_IMAGE_PIXELS = 50_000_000
 
 _INTERPOLATIONS = ("bilinear", "bicubic")
 _DECODING_RUNS = 5
@@ -64,11 +70,12 @@ def preprocess(data: bytes, transform: Transform, max_image_pixels: int = MAX_IM
     """Decodes one encoded image and returns the network's input, ``(crop_size, crop_size, 3)`` uint8 RGB.
 
     A JPEG that is more than twice as large as needed is decoded at a reduced scale, never below twice ``resize_size``.
+    It may have more pixels than other images, see ``EncodedImage``.
     Raises ``UnsupportedFormat``, ``ImageTooLarge`` (before decoding), ``InvalidImage`` or ``MemoryError``.
     """
-    image = EncodedImage(data, max_image_pixels)
+    image = EncodedImage(data, max_image_pixels, 2 * transform.resize_size)
     _check_resized_size(image.size, transform, max_image_pixels)
-    return resize_and_crop(image.decode(2 * transform.resize_size), transform)
+    return resize_and_crop(image.decode(), transform)
 
 
 def measure_decoding(transform: Transform) -> float:

@@ -1,15 +1,19 @@
-"""JPEG images without an end marker are decoded if all of their pixels are there."""
+"""JPEG images without an end marker are decoded if all of their pixels are there, and large ones at a reduced scale."""
 
+import struct
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from model.errors import InvalidImage
+from model.errors import ImageTooLarge, InvalidImage
 from model.images.containers import START_OF_SCAN, jpeg_scan_segments
-from model.images.decode import EncodedImage
+from model.images.decode import MAX_IMAGE_PIXELS, EncodedImage
 from model.images.jpeg import Pixels
+from model.images.transform import Transform, preprocess
 from tests.conftest import Encode, MakePhoto
+from tests.model.images.files import segment
 
 KINDS: dict[str, dict[str, Any]] = {  # Any: Pillow's options are of several types
     "sequential": {},
@@ -45,7 +49,7 @@ def files(make_photo: MakePhoto, encode: Encode) -> dict[str, bytes]:
 
 
 def decode(data: bytes, shorter_side: int | None = None) -> Pixels:
-    return EncodedImage(data, 1_000_000).decode(shorter_side)
+    return EncodedImage(data, 1_000_000, shorter_side).decode()
 
 
 @pytest.mark.parametrize("shorter_side", [None, 20])
@@ -95,3 +99,51 @@ def test_a_jpeg_cut_by_a_byte_is_complete_or_rejected(files: dict[str, bytes], k
         else:
             with pytest.raises(InvalidImage):
                 decode(data[:length])
+
+
+def header_of(width: int, height: int, frame: int = 0xC0) -> bytes:
+    """A JPEG of this size and type of frame, without pixels."""
+    components = b"\3\1\x11\0\2\x11\0\3\x11\0"
+    size = struct.pack(">HH", height, width)
+    scan = b"\xff\xda\0\x0c\3\1\0\2\0\3\0\0\x3f\0"
+    return b"\xff\xd8" + segment(frame, b"\x08" + size + components) + scan
+
+
+@pytest.mark.parametrize("size", [(8192, 6144), (8688, 5792), (11_648, 8736), (16_320, 12_240)])
+def test_accepts_the_sizes_of_photos_of_cameras_at_a_reduced_scale(size: tuple[int, int]) -> None:
+    image = EncodedImage(header_of(*size), MAX_IMAGE_PIXELS, shorter_side=472)
+    assert image.size == size
+
+
+def test_decodes_a_photo_of_more_than_fifty_megapixels(encode: Encode) -> None:
+    data = encode(Image.new("RGB", (8688, 5792), (10, 200, 30)), "JPEG")
+    pixels = preprocess(data, Transform(236))
+    assert np.abs(pixels.astype(int) - (10, 200, 30)).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("size", "frame", "shorter_side"),
+    [
+        ((20_000, 10_001), 0xC0, 472),
+        ((10_001, 10_000), 0xC2, 472),  # progressive: libjpeg holds its coefficients
+        ((8688, 5792), 0xC0, None),  # at full scale
+        ((60_000, 900), 0xC0, 472),  # so narrow that it is decoded at full scale
+    ],
+)
+def test_rejects_more_pixels_than_the_memory_formula_covers(
+    size: tuple[int, int], frame: int, shorter_side: int | None
+) -> None:
+    with pytest.raises(ImageTooLarge, match=f"{size[0]}×{size[1]}"):
+        EncodedImage(header_of(*size, frame), MAX_IMAGE_PIXELS, shorter_side)
+
+
+def test_a_limit_below_the_default_holds_for_every_scale() -> None:
+    EncodedImage(header_of(1000, 1000), 1_000_000, shorter_side=100)
+    with pytest.raises(ImageTooLarge, match="1001×1000"):
+        EncodedImage(header_of(1001, 1000), 1_000_000, shorter_side=100)
+
+
+def test_a_limit_above_the_default_holds_for_every_format() -> None:
+    EncodedImage(header_of(10_000, 11_000, 0xC2), 110_000_000, shorter_side=472)
+    with pytest.raises(ImageTooLarge):
+        EncodedImage(header_of(10_001, 11_000, 0xC2), 110_000_000, shorter_side=472)
