@@ -14,9 +14,13 @@ DEFAULT_MODEL = "convnext_atto_tiny_imagenet_200"
 
 def __getattr__(name: str) -> object:
     """Imports the public names when they are used: torch, which they need, takes seconds."""
+    if name == "Transform":
+        from model.images.transform import Transform
+
+        return Transform
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from model.checkpoints import load
-    from model.images import transform
 
-    return getattr(load, name, None) or getattr(transform, name)
+    value: object = getattr(load, name)
+    return value

@@ -103,6 +103,12 @@ def test_links_on_the_page_lead_to_files_and_headings_that_exist(page: Path) -> 
 
 
 @pages
+def test_files_on_the_page_exist(page: Path) -> None:
+    named = re.findall(r"`((?:app|model|training|tests|docker|docs|examples)/[\w./-]+)`", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pages
 def test_make_targets_on_the_page_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:^|`|&& |… )make ([a-z][a-z0-9-]*)", page.read_text(), re.MULTILINE)) <= targets
