@@ -1,38 +1,31 @@
 """The container's health check against servers that are ready, not ready, silent or absent."""
 
-import importlib.util
-import os
+import runpy
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from app.platforms import platform_defaults
+from tests.constants import ROOT
 
-SCRIPT = Path(__file__).parents[2] / "docker" / "healthcheck.py"
+Serve = Callable[[int], str]
+
+main: Callable[..., int] = runpy.run_path(str(ROOT / "docker" / "healthcheck.py"))["main"]
 
 
-@pytest.fixture
-def healthcheck(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("healthcheck", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+@pytest.fixture(autouse=True)
+def _as_in_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONVNEXT_HOST", "0.0.0.0")
-    return module
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[int], int]]:
-    """Starts a server whose /health responds with a status; returns its port."""
+def serve() -> Iterator[Serve]:
+    """``serve(status)`` starts a server whose /health responds with a status; returns its port."""
     servers: list[ThreadingHTTPServer] = []
 
-    def start(status: int) -> int:
+    def start(status: int) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.send_response(status if self.path == "/health" else 404)
@@ -45,7 +38,7 @@ def serve() -> Iterator[Callable[[int], int]]:
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         servers.append(server)
         threading.Thread(target=server.serve_forever).start()
-        return server.server_port
+        return str(server.server_port)
 
     yield start
     for server in servers:
@@ -53,79 +46,38 @@ def serve() -> Iterator[Callable[[int], int]]:
         server.server_close()
 
 
-def test_succeeds_if_the_service_is_ready(
-    healthcheck: ModuleType,
-    serve: Callable[[int], int],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_reports_whether_the_service_is_ready(
+    status: int, code: int, serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("CONVNEXT_PORT", str(serve(200)))
-    assert healthcheck.main() == 0
+    monkeypatch.setenv("CONVNEXT_PORT", serve(status))
+    assert main() == code
     assert '{"status":"ready"}' in capsys.readouterr().out
 
 
-def test_fails_if_the_service_is_not_ready(
-    healthcheck: ModuleType, serve: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CONVNEXT_PORT", str(serve(503)))
-    assert healthcheck.main() == 1
-
-
-def test_fails_if_nothing_listens(healthcheck: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fails_if_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         monkeypatch.setenv("CONVNEXT_PORT", str(bound.getsockname()[1]))
-        assert healthcheck.main() == 1
+        assert main() == 1
 
 
-def test_fails_if_the_response_does_not_arrive_in_time(
-    healthcheck: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fails_if_the_response_does_not_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("CONVNEXT_PORT", str(silent.getsockname()[1]))
-        monkeypatch.setattr(healthcheck, "TIMEOUT_S", 0.05)
-        assert healthcheck.main() == 1
+        assert main(timeout_s=0.05) == 1
 
 
-def test_ignores_proxy_settings(
-    healthcheck: ModuleType, serve: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ignores_proxy_settings(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    monkeypatch.setenv("CONVNEXT_PORT", str(serve(200)))
-    assert healthcheck.main() == 0
+    monkeypatch.setenv("CONVNEXT_PORT", serve(200))
+    assert main() == 0
 
 
-def test_empty_variables_count_as_not_set(healthcheck: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    requested: list[tuple[str, int]] = []
-
-    class Connection:
-        def __init__(self, host: str, port: int, timeout: float) -> None:
-            requested.append((host, port))
-
-        def request(self, _method: str, _path: str) -> None:
-            raise ConnectionRefusedError
-
-    monkeypatch.setattr("http.client.HTTPConnection", Connection)
+def test_empty_variables_count_as_not_set_and_the_port_is_that_of_the_platform(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CONVNEXT_HOST", "")
     monkeypatch.setenv("CONVNEXT_PORT", "")
-    assert healthcheck.main() == 1
-    assert requested == [("127.0.0.1", 8000)]
-
-
-@pytest.mark.parametrize("platform", ["vertex", "sagemaker"])
-def test_uses_the_port_of_the_platform(
-    healthcheck: ModuleType,
-    serve: Callable[[int], int],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    platform: str,
-) -> None:
-    port = str(serve(200))
-    if platform == "vertex":
-        monkeypatch.setenv("AIP_HTTP_PORT", port)
-    else:
-        monkeypatch.setattr(healthcheck, "SAGEMAKER_MODEL", str(tmp_path))
-        monkeypatch.setenv("SAGEMAKER_BIND_TO_PORT", port)
-    assert healthcheck.main() == 0
-    defaults = platform_defaults(os.environ, tmp_path if platform == "sagemaker" else tmp_path / "absent")
-    assert defaults["port"] == port
+    monkeypatch.setenv("AIP_HTTP_PORT", serve(200))
+    assert main() == 0
