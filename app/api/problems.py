@@ -142,8 +142,7 @@ def install_handlers(app: FastAPI) -> None:
     """Makes every failure of ``app``, its framework's included, an ``error_response``."""
 
     async def on_known_error(request: Request, error: Exception) -> JSONResponse:
-        row = problem_type(error)
-        request.state.problem = row.type if row else ABOUT_BLANK
+        request.state.problem = problem_content(error)["type"]
         return error_response(error, request.state.route)
 
     async def on_validation_error(request: Request, error: Exception) -> JSONResponse:

@@ -11,8 +11,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
+from tests.constants import ROOT
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-COFFEE = Path(__file__).parents[2] / "examples" / "coffee.jpg"
+COFFEE = ROOT / "examples" / "coffee.jpg"
 WAIT_MS = 30_000
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
+from tests.constants import ROOT
 from tests.reliability.process import free_port, wait_until
 
 IMAGE = os.environ.get("TEST_IMAGE", "")
 ENGINE = shutil.which("podman") or shutil.which("docker")
-PHOTO = (Path(__file__).parents[2] / "examples" / "coffee.jpg").read_bytes()
+PHOTO = (ROOT / "examples" / "coffee.jpg").read_bytes()
 TEXT = base64.b64encode(PHOTO).decode()
 START_S = 120
 
@@ -50,6 +52,32 @@ def run() -> Run:
             subprocess.run([ENGINE, "stop", container], capture_output=True, check=True, timeout=START_S)
 
     return start
+
+
+def test_runs_without_root_and_writes_only_to_its_cache() -> None:
+    assert ENGINE is not None
+    script = (
+        'test "$(id -u)" != 0 && test ! -w /opt/venv && test -w "$CONVNEXT_CACHE_DIR"'
+        ' && case "$TRITON_CACHE_DIR" in "$CONVNEXT_CACHE_DIR"/*) ;; *) exit 1;; esac'
+    )
+    command = [ENGINE, "run", "--rm", "--entrypoint", "sh", IMAGE, "-c", script]
+    subprocess.run(command, capture_output=True, check=True, timeout=START_S)
+
+
+def test_a_compiler_is_there_exactly_if_torch_supports_gpus() -> None:
+    assert ENGINE is not None
+    script = "import shutil, torch; assert (shutil.which('gcc') is None) == (torch.version.cuda is None)"
+    command = [ENGINE, "run", "--rm", "--entrypoint", "python", IMAGE, "-c", script]
+    subprocess.run(command, capture_output=True, check=True, timeout=START_S)
+
+
+def test_the_health_check_is_that_of_compose() -> None:
+    assert ENGINE is not None
+    service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["convnext-serve"]
+    _, *check = service["healthcheck"]["test"]
+    with_status = [ENGINE, "run", "--rm", "--entrypoint", check[0], IMAGE, *check[1:]]
+    done = subprocess.run(with_status, capture_output=True, text=True, check=False, timeout=START_S)
+    assert (done.returncode, "ConnectionRefusedError" in done.stdout) == (1, True)
 
 
 def test_sagemaker_serves_the_model_that_it_mounts(run: Run, tiny_path: Path) -> None:

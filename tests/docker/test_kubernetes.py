@@ -11,8 +11,9 @@ import yaml
 
 from app.main import create_app
 from app.settings import PREFIX, Settings
+from tests.constants import ROOT
 
-FOLDER = Path(__file__).parents[2] / "docker" / "kubernetes"
+FOLDER = ROOT / "docker" / "kubernetes"
 OVERLAYS = ["overlays/cpu", "overlays/gpu"]
 
 Yaml = dict[str, Any]  # Any: the schema is that of the Kubernetes API

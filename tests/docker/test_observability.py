@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from app.serving.telemetry import Telemetry
+from tests.constants import ROOT
 
-FOLDER = Path(__file__).parents[2] / "docker" / "observability"
+FOLDER = ROOT / "docker" / "observability"
 ALERTS: list[dict[str, Any]] = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"][0]["rules"]  # Any: YAML
 DASHBOARD = json.loads((FOLDER / "grafana" / "convnext-serve.json").read_text())
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
@@ -70,7 +71,7 @@ def test_queries_use_metrics_that_exist(query: str) -> None:
 
 
 def test_operations_explains_every_alert() -> None:
-    page = (FOLDER.parents[1] / "docs" / "operations.md").read_text()
+    page = (ROOT / "docs" / "operations.md").read_text()
     assert set(re.findall(r"`(Convnext\w+)`", page)) == {rule["alert"] for rule in ALERTS}
 
 

@@ -3,7 +3,9 @@
 import subprocess
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "docker" / "prune.sh"
+from tests.constants import ROOT
+
+SCRIPT = ROOT / "docker" / "prune.sh"
 
 DELETED = (
     "torch/include/ATen/ATen.h",
