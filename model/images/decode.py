@@ -12,13 +12,14 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from model.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedFormat
 from model.images import tiff
+from model.images.heif import find_heif_format, register_heif_decoder
 from model.images.jpeg import Pixels, complete_jpeg, decode_jpeg, is_single_scan, lacks_end_marker, read_jpeg_size
 from model.images.libtiff import silence_libtiff
 from model.images.limits import check_structure, check_tiles
 from model.images.metadata import without_metadata
 from model.images.orientation import find_item_orientation, find_orientation
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # and HEIF, if pi-heif is installed
 
 _PNG_BIT_DEPTH = 24  # its position in a PNG file
 _SCALES = (8, 4, 2)  # at which libjpeg decodes fewer pixels
@@ -27,7 +28,6 @@ MAX_IMAGE_PIXELS = 50_000_000
 _MAX_REDUCED_PIXELS = 200_000_000  # at most 3 bytes per pixel
 _MAX_REDUCED_PIXELS_OF_SCANS = 100_000_000  # at most 8 bytes per pixel: libjpeg holds all coefficients
 _ALLOCATION_BYTES_PER_PIXEL = 8
-_HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 
 
 @cache
@@ -35,6 +35,7 @@ def load_decoders() -> None:
     """Imports Pillow's decoders and torchvision, and silences what they would print about each broken file."""
     load_transforms()
     Image.init()
+    register_heif_decoder()
     tiff.decode_planes_with_libtiff()
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
@@ -59,15 +60,15 @@ class EncodedImage:
         self._data = data
         self._max_image_pixels = max_image_pixels
         self._scale = 1
-        self._formats = _sniff(data)
+        self._format = _sniff(data)
         check_structure(data)
-        size = read_jpeg_size(data) if self._formats == ("JPEG",) else None
+        size = read_jpeg_size(data) if self._format == "JPEG" else None
         self._image: ImageFile.ImageFile | None = None  # opened only where libjpeg-turbo does not decode it in one call
         if size is None:
             self._image = self._open(data)
             size = self._image.size
         self.size = size  # width, height
-        if self._formats == ("JPEG",) and shorter_side is not None:
+        if self._format == "JPEG" and shorter_side is not None:
             self._scale = next((scale for scale in _SCALES if min(size) >= scale * shorter_side), 1)
         if size[0] * size[1] > max_image_pixels:
             self._check_size(size, self._max_size())
@@ -79,10 +80,11 @@ class EncodedImage:
         ``MemoryError`` if there is not enough memory.
         """
         try:
-            if self._formats == ("JPEG",):
+            if self._format == "JPEG":
                 return _upright(self._decode_jpeg(), find_orientation(self._data))
             image = self._image or self._open(self._data)
             pixels = _load(image)
+            self._check_size(image.size, self._max_image_pixels)  # a HEIC image may be larger than its header says
             if image.format == "AVIF":
                 return _upright(pixels, find_item_orientation(image, self._data))
             return _upright(pixels, find_orientation(self._data))
@@ -114,10 +116,10 @@ class EncodedImage:
 
     def _open(self, data: bytes) -> ImageFile.ImageFile:
         """The image in Pillow, with its header read."""
-        if self._formats == ("TIFF",):
+        if self._format == "TIFF":
             tiff.check_samples(data)
         try:
-            image: ImageFile.ImageFile = Image.open(io.BytesIO(without_metadata(data)), formats=self._formats)
+            image: ImageFile.ImageFile = Image.open(io.BytesIO(without_metadata(data)), formats=(self._format,))
         except Image.DecompressionBombError as error:
             raise ImageTooLarge(f"The image has more pixels than the limit of {self._max_image_pixels}.") from error
         except UnidentifiedImageError as error:
@@ -136,9 +138,9 @@ class EncodedImage:
         return image
 
     def _describe_broken_header(self) -> str:
-        if self._formats == ("TIFF",):
+        if self._format == "TIFF":
             return tiff.describe_unsupported(self._data)
-        return f"The header of the {self._formats[0]} image is broken or truncated."
+        return f"The header of the {self._format} image is broken or truncated."
 
     def _max_size(self) -> int:
         """The most pixels that ``_data`` may have."""
@@ -152,7 +154,7 @@ class EncodedImage:
             raise ImageTooLarge(f"The image has {size[0]}×{size[1]} pixels; the limit is {limit} in total.")
 
     def _invalid(self, error: Exception) -> InvalidImage:
-        return InvalidImage(f"The {self._formats[0]} image cannot be decoded: {str(error) or type(error).__name__}")
+        return InvalidImage(f"The {self._format} image cannot be decoded: {str(error) or type(error).__name__}")
 
 
 def _load(image: ImageFile.ImageFile) -> Pixels:
@@ -224,22 +226,22 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return pixels
 
 
-def _sniff(data: bytes) -> tuple[str, ...]:
-    """The accepted formats whose signature ``data`` begins with; no decoder of another format is ever tried."""
+def _sniff(data: bytes) -> str:
+    """The accepted format whose signature ``data`` begins with; no decoder of another format is ever tried."""
     load_decoders()
-    prefix = data[:16]
-    accepted = tuple(name for name in FORMATS if name in Image.OPEN and _has_signature(name, prefix))
     if not data:
         raise UnsupportedFormat("The file is empty.")
-    if not accepted and prefix[4:12] in _HEIC:
-        raise UnsupportedFormat("HEIC images are not supported; convert the photo to JPEG first.")
-    if not accepted:
-        raise UnsupportedFormat(f"The file is in none of the accepted image formats: {', '.join(FORMATS)}.")
-    return accepted
+    accepted = [name for name in (*FORMATS, "HEIF") if name in Image.OPEN]
+    found: str | None = find_heif_format(data)
+    found = found or next((name for name in FORMATS if _has_signature(name, data[:16])), None)
+    if found in accepted:
+        return found
+    kind = "a HEIC image" if found == "HEIF" else "in none of the accepted image formats"
+    raise UnsupportedFormat(f"The file is {kind}; accepted are {', '.join(accepted)}.")
 
 
 def _has_signature(name: str, prefix: bytes) -> bool:
-    accept = Image.OPEN[name][1]
+    accept = Image.OPEN[name][1] if name in Image.OPEN else None
     return accept is not None and accept(prefix) is True
 
 
