@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -40,7 +40,7 @@ class InferenceEngine:
     and PyTorch elsewhere; ``precision`` auto means float16 on a CUDA device, unless the warm-up finds that its range is
     too small for the network, and float32 elsewhere. The head computes in float32 in any precision.
     ``max_batch_size`` None leaves the choice to the device, ``threads`` None uses every core available to the process.
-    Raises ``EngineError`` if something that was asked for is not available.
+    ``build`` is called as ``build_runtime``. Raises ``EngineError`` if something that was asked for is not available.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class InferenceEngine:
         compile: bool = False,  # noqa: A002 - the setting's name
         max_batch_size: int | None = None,
         threads: int | None = None,
+        build: Callable[..., Runtime] = build_runtime,
     ) -> None:
         self.model = model
         self.device = choose_device(device)
@@ -65,6 +66,7 @@ class InferenceEngine:
         self.threads = threads or available_cores()
         self.batch_seconds: dict[int, float] = {}  # of one batch while all workers are busy, by batch size
         self._compile = compile
+        self._build = build
         self._runtime_name = choose_runtime(runtime, self.device, compile)
         self._runtime = self._build_runtime()
         self._plans = plan_batches(dict.fromkeys(self._sizes(), 1.0))
@@ -203,7 +205,7 @@ class InferenceEngine:
         self._runtime = self._build_runtime()
 
     def _build_runtime(self) -> Runtime:
-        return build_runtime(
+        return self._build(
             self._runtime_name,
             fold(self.model.network, self.model.transform),
             self.device,

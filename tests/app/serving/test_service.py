@@ -109,17 +109,17 @@ async def test_the_engine_is_told_whether_an_image_is_the_only_one_in_service(en
     assert engine.idle == [True, False]
 
 
-async def test_a_result_that_is_not_finite_fails_its_image_alone(
-    engine: FakeEngine, grey: Grey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    finite = engine.predict
+class NotFinite(FakeEngine):
+    """Its result for an image of grey level 13 is not a number."""
 
-    def predict(images: Sequence[Pixels], *, idle: bool = False) -> npt.NDArray[np.float32]:
-        logits = finite(images)
+    def predict(self, images: Sequence[Pixels], *, idle: bool = False) -> npt.NDArray[np.float32]:
+        logits = super().predict(images, idle=idle)
         logits[[image[0, 0, 0] == 13 for image in images]] = np.nan
         return logits
 
-    monkeypatch.setattr(engine, "predict", predict)
+
+async def test_a_result_that_is_not_finite_fails_its_image_alone(grey: Grey) -> None:
+    engine = NotFinite()
     engine.gate.clear()
     async with started(engine) as service:
         tasks = [asyncio.create_task(classify(service, grey(level))) for level in (1, 2, 13)]

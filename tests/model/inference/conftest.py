@@ -15,12 +15,20 @@ EngineOn = Callable[..., InferenceEngine]
 
 
 @pytest.fixture
-def engine_on(tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> EngineOn:
-    """``engine_on(runtime, **options)``: an engine whose network is run by a fake."""
+def engine_on(tiny_model: LoadedModel) -> EngineOn:
+    """``engine_on(*runtimes, **options)``: an engine whose network is run by a fake, and if that fails by the next."""
 
-    def build(runtime: FakeRuntime, **options: Any) -> InferenceEngine:  # Any: the engine's keyword arguments
-        monkeypatch.setattr("model.inference.engine.build_runtime", lambda *_arguments, **_options: runtime)
-        return InferenceEngine(tiny_model, **({"device": "cpu"} | options))
+    def build(*runtimes: FakeRuntime, **options: Any) -> InferenceEngine:  # Any: the engine's keyword arguments
+        remaining = iter(runtimes)
+
+        def build_next(
+            _name: str, _network: object, _device: object, dtype: torch.dtype, **_options: object
+        ) -> FakeRuntime:
+            runtime = next(remaining)
+            runtime.dtype = dtype
+            return runtime
+
+        return InferenceEngine(tiny_model, build=build_next, **({"device": "cpu"} | options))
 
     return build
 

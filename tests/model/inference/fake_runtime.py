@@ -26,6 +26,7 @@ class FakeRuntime:
         self.idle: list[bool] = []
         self.tuned: list[list[int]] = []
         self.error: Exception | None = None
+        self.dtype: torch.dtype | None = None  # that it was built with
         self.value = 0.0  # added to all logits
         self.barrier: threading.Barrier | None = None  # of batches that run at the same time
         self._lock = threading.Lock()

@@ -69,23 +69,17 @@ def test_other_failures_are_engine_errors(engine_on: EngineOn, error: Exception,
 
 @pytest.mark.parametrize("bf16", [True, False])
 def test_float16_falls_back_to_a_wider_range_if_results_are_not_finite(
-    engine_on: EngineOn, monkeypatch: pytest.MonkeyPatch, cuda_device: Callable[..., None], bf16: bool
+    engine_on: EngineOn, cuda_device: Callable[..., None], bf16: bool
 ) -> None:
     cuda_device(bf16=bf16)
     runtime = FakeRuntime(2)
-    engine = engine_on(runtime, device="cuda", max_batch_size=4)
-    assert engine.precision == "float16"
     runtime.value = float("inf")
-    built: list[torch.dtype] = []
-
-    def rebuild(name: str, network: object, device: torch.device, dtype: torch.dtype, **options: object) -> FakeRuntime:
-        built.append(dtype)
-        return FakeRuntime(2)
-
-    monkeypatch.setattr("model.inference.engine.build_runtime", rebuild)
+    other = FakeRuntime(2)
+    engine = engine_on(runtime, other, device="cuda", max_batch_size=4)
+    assert engine.precision == "float16"
     engine.warm_up()
     assert engine.precision == ("bfloat16" if bf16 else "float32")
-    assert built == [engine.dtype]
+    assert (runtime.dtype, other.dtype) == (torch.float16, engine.dtype)
     assert engine.expected_rate > 0
 
 

@@ -2,21 +2,18 @@
 
 import asyncio
 import re
-from collections.abc import Callable
 
 import httpx
 import pytest
-from PIL import Image
 
 from model.errors import EngineError
 from tests.app.api.asgi import PNG, Upload, context_of, service_of, start
 from tests.app.fake_engine import FakeEngine
 from tests.app.types import CheckProblem, Connect, Grey, MakeApp, Until
+from tests.conftest import Encode, MakePhoto
 
 pytestmark = pytest.mark.anyio
 
-MakePhoto = Callable[..., Image.Image]
-Encode = Callable[..., bytes]
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
 
 
