@@ -27,8 +27,9 @@ class Entry(Protocol):
 class TextFormatter(logging.Formatter):
     """Lines for people, with the time in UTC; control characters, such as ANSI codes, are escaped."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    def __init__(self, worker: int | None = None) -> None:
+        origin = "" if worker is None else f"[worker {worker}] "
+        super().__init__(f"%(asctime)s %(levelname)s {origin}%(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, or several if it has a traceback."""
@@ -42,11 +43,12 @@ class TextFormatter(logging.Formatter):
 class JsonLineFormatter(JsonFormatter):
     """One JSON object per line, with the fields of an ``Entry`` and of ``extra``."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: int | None = None) -> None:
         super().__init__(
             "{asctime}{levelname}{name}{message}",
             style="{",
             rename_fields={"asctime": "time", "levelname": "level"},
+            static_fields=None if worker is None else {"worker": worker},
             reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's, with ANSI codes
         )
 
@@ -105,9 +107,12 @@ class QueuedHandler(QueueHandler):
                 self.dropped += 1
 
 
-def configure_logging(log_format: str, log_level: str, stream: IO[str]) -> QueuedHandler:
-    """Sends every log line of the process to ``stream``, as text or as one JSON object per line."""
-    formatter = JsonLineFormatter() if log_format == "json" else TextFormatter()
+def configure_logging(log_format: str, log_level: str, stream: IO[str], worker: int | None = None) -> QueuedHandler:
+    """Sends every log line of the process to ``stream``, as text or as one JSON object per line.
+
+    ``worker`` is the number of the process if it is one of several; each line has it.
+    """
+    formatter = JsonLineFormatter(worker) if log_format == "json" else TextFormatter(worker)
     handler = QueuedHandler(stream, formatter)
     logging.basicConfig(handlers=[handler], level=log_level.upper(), force=True)
     logging.captureWarnings(capture=True)

@@ -40,7 +40,9 @@ _CORS_HEADERS = (
 )
 
 
-def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, engine: Engine | None = None, telemetry: Telemetry | None = None
+) -> FastAPI:
     """The application. Without an ``engine``, start-up builds the one that ``settings`` describe.
 
     Raises ``OSError`` if the file of API keys is missing or empty, and ``EngineError`` if tracing is not installed.
@@ -49,7 +51,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     settings = settings or Settings()
     if settings.tracing and find_spec("opentelemetry.sdk") is None:
         raise EngineError("tracing needs OpenTelemetry's SDK: pip install 'convnext-serve[otel]'")
-    context = _build_context(settings)
+    context = _build_context(settings, telemetry or Telemetry(tracing=settings.tracing))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -151,9 +153,9 @@ def _describe(telemetry: Telemetry, engine: Engine) -> None:
     )
 
 
-def _build_context(settings: Settings) -> AppContext:
+def _build_context(settings: Settings, telemetry: Telemetry) -> AppContext:
     return AppContext(
-        telemetry=Telemetry(tracing=settings.tracing),
+        telemetry=telemetry,
         uploads=UploadLimits(settings.max_upload_bytes, settings.max_buffered_bytes),
         routes=RouteTable(),
         is_image=is_image,

@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     max_images_per_request: int = Field(
         16, ge=1, le=1024, description="Images in one request, where it may have several; at most max_queue_size."
     )
+    workers: int = Field(
+        1, ge=1, le=256, description="Processes that serve together; each loads the model and takes an equal share."
+    )
     max_connections: int = Field(1000, ge=1, le=100_000, description="Open connections; more get a 503.")
     keep_alive_s: int = Field(
         75, ge=1, le=3600, description="How long a connection may stay open between two requests, in seconds."
@@ -91,10 +94,13 @@ class Settings(BaseSettings):
         50_000_000, ge=1, le=178_956_970, description="Width times height of an image, from its header."
     )  # at most what Pillow itself accepts
     cpu_threads: int | None = Field(
-        None, ge=1, le=1024, description="Threads of the network on a CPU; unset: one per available core."
+        None,
+        ge=1,
+        le=1024,
+        description="Threads of the network on a CPU; unset: a worker's share of the available cores.",
     )
     decode_threads: int | None = Field(
-        None, ge=1, le=256, description="Threads that decode images; unset: one per available core."
+        None, ge=1, le=256, description="Threads that decode images; unset: a worker's share of the available cores."
     )
     decode_timeout_s: float = Field(
         10.0, gt=0, le=3600, description="Longest time to decode one image, in seconds; longer gets a 422."
@@ -135,11 +141,27 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
-        if self.max_buffered_bytes < self.max_upload_bytes:
-            raise ValueError("max_buffered_bytes must be at least max_upload_bytes")
-        if self.max_batch_size is not None and self.max_queue_size < self.max_batch_size:
-            raise ValueError("max_queue_size must be at least max_batch_size")
+        times = " times workers" if self.workers > 1 else ""  # each worker gets an equal share
+        if self.max_buffered_bytes // self.workers < self.max_upload_bytes:
+            raise ValueError(f"max_buffered_bytes must be at least max_upload_bytes{times}")
+        if self.max_queue_size // self.workers < (self.max_batch_size or 1):
+            raise ValueError(f"max_queue_size must be at least max_batch_size{times}")
+        if self.max_connections < self.workers:
+            raise ValueError("max_connections must be at least workers")
         return self
+
+    def share(self, number: int, cores: int) -> Self:
+        """The settings of worker ``number``, from 1: its share of ``cores`` and of the limits of the whole service."""
+        own_cores = max(1, cores // self.workers + (number <= cores % self.workers))
+        return self.model_copy(
+            update={
+                "cpu_threads": self.cpu_threads or own_cores,
+                "decode_threads": self.decode_threads or own_cores,
+                "max_queue_size": self.max_queue_size // self.workers,
+                "max_buffered_bytes": self.max_buffered_bytes // self.workers,
+                "max_connections": self.max_connections // self.workers,
+            }
+        )
 
     @field_validator("api_keys", mode="before")
     @classmethod

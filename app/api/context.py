@@ -34,6 +34,7 @@ class AppContext:
     frame_ancestors: str = "'none'"  # sources of a Content-Security-Policy: the pages that may embed this one
     upload_grace_s: float = 1.0  # for which an upload holds its slot before it is complete
     service: ClassificationService | None = None
+    another_is_ready: Callable[[], bool] = lambda: False  # whether another worker of the same port accepts predictions
 
 
 def context_of(request: Request) -> AppContext:

@@ -3,13 +3,20 @@
 import argparse
 import socket
 import sys
+from functools import partial
+from typing import Any
 
 from app.cli.output import print_error
 from app.http.server import bind
 from app.http.server import serve as run_server
-from app.logs import configure_logging
-from app.main import build_engine, create_app
+from app.http.workers import Worker, WorkerServer, supervise
+from app.logs import QueuedHandler, configure_logging
+from app.serving.telemetry import Telemetry
 from app.settings import Settings
+from model.errors import ModelError
+from model.inference.cpu import available_cores
+
+# The supervisor of several workers needs no torch, so what imports it is imported where it is used.
 
 
 def run(settings: Settings, _options: argparse.Namespace) -> int:
@@ -21,14 +28,41 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
         print_error(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
         return 1
     with listener:
-        app = create_app(settings, build_engine(settings))
-        app.state.context.telemetry.watch_dropped_logs(lambda: logs.dropped)
-        run_server(
-            app,
-            listener,
-            grace_s=settings.shutdown_grace_s,
-            max_connections=settings.max_connections,
-            keep_alive_s=settings.keep_alive_s,
-            root_path=settings.root_path or "",
-        )
+        if settings.workers > 1:
+            return supervise(listener, settings.workers, partial(_work, settings), grace_s=settings.shutdown_grace_s)
+        _serve(settings, listener, logs, Telemetry(tracing=settings.tracing))
     return 0
+
+
+def _work(settings: Settings, worker: Worker, channel: socket.socket) -> None:
+    """Runs in a worker, which exits with 1 if the model, the device or a file is not available."""
+    logs = configure_logging(settings.log_format, settings.log_level, sys.stderr, worker.number)
+    share = settings.share(worker.number, available_cores())
+    telemetry = Telemetry(tracing=settings.tracing, worker=worker.number)
+    try:
+        _serve(share, channel, logs, telemetry, server_class=partial(WorkerServer, worker=worker))
+    except (ModelError, OSError) as error:
+        print_error(str(error))
+        sys.exit(1)
+
+
+def _serve(
+    settings: Settings,
+    listener: socket.socket,
+    logs: QueuedHandler,
+    telemetry: Telemetry,
+    **options: Any,  # Any: passed on
+) -> None:
+    from app.main import build_engine, create_app
+
+    app = create_app(settings, build_engine(settings), telemetry)
+    telemetry.watch_dropped_logs(lambda: logs.dropped)
+    run_server(
+        app,
+        listener,
+        grace_s=settings.shutdown_grace_s,
+        max_connections=settings.max_connections,
+        keep_alive_s=settings.keep_alive_s,
+        root_path=settings.root_path or "",
+        **options,
+    )

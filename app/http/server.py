@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import cast
 
@@ -52,17 +52,20 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=1,
         )
         super().__init__(config)
-        self._context = context
+        self.context = context
         self._limit = limit
         self._grace_s = grace_s
         self._drain_task: asyncio.Task[None] | None = None
 
+    def announce(self) -> None:
+        """Logs where the service can be reached."""
+        log_address(self.servers[0].sockets[0])
+
     async def main_loop(self) -> None:
         """Serves until the drain has ended."""
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        self.announce()
         connections = cast(set[HttpProtocol], self.server_state.connections)  # all are of the class in the config
-        monitor = ConnectionMonitor(connections, self._limit, self._context.request_timeout_s)
+        monitor = ConnectionMonitor(connections, self._limit, self.context.request_timeout_s)
         task = asyncio.create_task(monitor.run(), name="connection monitor")
         try:
             await super().main_loop()
@@ -75,23 +78,29 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         numbers = (signal.SIGINT, signal.SIGTERM)
         for number in numbers:
-            loop.add_signal_handler(number, self._on_signal, number)
+            loop.add_signal_handler(number, self.on_signal, number)
         try:
             yield
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
 
-    def _on_signal(self, number: signal.Signals) -> None:
-        if self._drain_task is not None:
+    @property
+    def draining(self) -> bool:
+        """Whether a signal has started the drain."""
+        return self._drain_task is not None
+
+    def on_signal(self, number: signal.Signals) -> None:
+        """Starts the drain, or ends it if it has started."""
+        if self.draining:
             self.should_exit = self.force_exit = True
             return
         logger.info("%s: draining", number.name)
         self._drain_task = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:
-        if self._context.service is not None:
-            await self._context.service.drain(self._grace_s)
+        if self.context.service is not None:
+            await self.context.service.drain(self._grace_s)
         await self._linger()
         self.should_exit = True
 
@@ -115,6 +124,12 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def log_address(listener: socket.socket) -> None:
+    """Logs where the service can be reached."""
+    host, port = listener.getsockname()[:2]
+    logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+
+
 def serve(
     app: FastAPI,
     listener: socket.socket,
@@ -123,6 +138,7 @@ def serve(
     max_connections: int,
     keep_alive_s: int,
     root_path: str = "",
+    server_class: Callable[..., Server] = Server,
 ) -> None:
     """Serves ``app`` on a bound socket until a signal ends it."""
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
@@ -130,7 +146,7 @@ def serve(
     gc.freeze()  # what has been loaded stays, and a collection of all of it would stop every request for 0.1 s
     before = set(threading.enumerate())
     max_connections = allow_connections(max_connections)
-    server = Server(
+    server = server_class(
         app, grace_s=grace_s, max_connections=max_connections, keep_alive_s=keep_alive_s, root_path=root_path
     )
     server.run(sockets=[listener])

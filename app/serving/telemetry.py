@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 
 from opentelemetry import trace
-from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, Metric, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
+
+from app.serving.shared_metrics import SharedMetrics
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -17,11 +19,17 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Telemetry:
-    """The collectors of one application, in a registry of its own; with ``tracing``, spans by OpenTelemetry, too."""
+    """The collectors of one application, in a registry of its own; with ``tracing``, spans by OpenTelemetry, too.
 
-    def __init__(self, *, tracing: bool = False) -> None:
+    ``worker`` is the number of this process if it is one of several that serve together; see ``SharedMetrics``.
+    """
+
+    def __init__(self, *, tracing: bool = False, worker: int | None = None) -> None:
         self._tracer = trace.get_tracer("convnext_serve") if tracing else None
+        self._shared = None if worker is None else SharedMetrics(worker)
         self._registry = CollectorRegistry()
+        # Counters and histograms of workers are not read from a registry, but from the files that they share.
+        self._own_registry = self._registry if self._shared is None else None
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
         self._requests = self._counter("requests", "Requests by route and status.", ("route", "status"))
@@ -32,12 +40,10 @@ class Telemetry:
         self._inference = self._histogram("inference_seconds", "One batch in the engine.")
         self._batch_size = self._histogram("batch_size", "Images per batch.", buckets=_SIZES)
         self._closed_connections = self._counter("closed_connections", "Connections closed as too many were open.", ())
-        self._in_service = Gauge(
-            "convnext_images_in_service", "Images admitted and not yet completed.", registry=self._registry
-        )
         # Looking up a child by its labels takes longer than counting.
         self._requests_child = cache(self._requests.labels)
         self._latency_child = cache(self._latency.labels)
+        self.publish()
 
     def on_response(self, route: str, status: int, duration_s: float, problem: str | None) -> None:
         """Counts one response; ``problem`` is its problem type."""
@@ -71,42 +77,55 @@ class Telemetry:
 
     def watch_images(self, count: Callable[[], float]) -> None:
         """Reads the number of images in the service whenever the metrics are requested."""
-        self._in_service.set_function(count)
+        family = partial(GaugeMetricFamily, "convnext_images_in_service", "Images admitted and not yet completed.")
+        self._registry.register(_Watched(family, count))
 
     def watch_dropped_logs(self, count: Callable[[], float]) -> None:
         """Reads the number of dropped log lines whenever the metrics are requested."""
-        self._registry.register(
-            _Counted("convnext_dropped_log_lines", "Lines dropped as their reader was slow.", count)
-        )
+        family = partial(CounterMetricFamily, "convnext_dropped_log_lines", "Lines dropped as their reader was slow.")
+        self._registry.register(_Watched(family, count))
 
     def describe(self, **labels: str) -> None:
         """Sets the labels of ``convnext_info``, whose value is 1."""
-        Gauge("convnext_info", "What is served, and how.", tuple(labels), registry=self._registry).labels(**labels).set(
-            1
+        info = Gauge(
+            "convnext_info",
+            "What is served, and how.",
+            tuple(labels),
+            registry=self._own_registry,
+            multiprocess_mode="livemax",
         )
+        info.labels(**labels).set(1)
+
+    def publish(self) -> None:
+        """Copies what is read only when metrics are requested to where other workers find it; call it regularly."""
+        if self._shared is not None:
+            self._shared.copy(self._registry.collect())
 
     def render(self) -> bytes:
-        """All collectors in Prometheus' text format, of type ``CONTENT_TYPE``."""
-        return generate_latest(self._registry)
+        """All collectors in Prometheus' text format, of type ``CONTENT_TYPE``; of workers, the sum of all."""
+        if self._shared is None:
+            return generate_latest(self._registry)
+        self.publish()
+        return self._shared.render()
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
-        return Counter(f"convnext_{name}", text, labels, registry=self._registry)
+        return Counter(f"convnext_{name}", text, labels, registry=self._own_registry)
 
     def _histogram(
         self, name: str, text: str, labels: tuple[str, ...] = (), buckets: tuple[float, ...] = _SECONDS
     ) -> Histogram:
-        return Histogram(f"convnext_{name}", text, labels, buckets=buckets, registry=self._registry)
+        return Histogram(f"convnext_{name}", text, labels, buckets=buckets, registry=self._own_registry)
 
 
-class _Counted(Collector):
-    """A counter that is kept elsewhere."""
+class _Watched(Collector):
+    """A value that is kept elsewhere."""
 
-    def __init__(self, name: str, text: str, count: Callable[[], float]) -> None:
-        self._name, self._text, self._count = name, text, count
+    def __init__(self, family: Callable[[float], Metric], value: Callable[[], float]) -> None:
+        self._family, self._value = family, value
 
-    def collect(self) -> Iterator[CounterMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """The current value."""
-        yield CounterMetricFamily(self._name, self._text, self._count())
+        yield self._family(self._value())
 
 
 def _add_spans(tracer: trace.Tracer, seconds: Mapping[str, float]) -> None:

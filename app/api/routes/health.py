@@ -17,12 +17,14 @@ _FAILED: dict[int | str, dict[str, Any]] = {503: {"model": Liveness, "descriptio
 @router.get("/health", summary="Readiness", responses=_NOT_READY)
 @router.get("/health/ready", summary="Readiness", responses=_NOT_READY)
 async def ready(response: Response, context: ContextDep) -> Health:
-    """200 only if the service accepts predictions, else 503."""
+    """200 only if the service accepts predictions, in this worker or in another one, else 503."""
     service = context.service
     if service is None:
         response.status_code = 503
         return Health(status="starting", model=None, device=None, precision=None)
     engine, status = service.engine, service.status
+    if status in ("failing", "failed") and context.another_is_ready():
+        status = "ready"
     if status != "ready":
         response.status_code = 503
     return Health(status=status, model=engine.model.name, device=str(engine.device), precision=engine.precision)
@@ -30,8 +32,11 @@ async def ready(response: Response, context: ContextDep) -> Health:
 
 @router.get("/health/live", summary="Liveness", responses=_FAILED)
 async def live(response: Response, context: ContextDep) -> Liveness:
-    """503 only if a restart is the only remedy: a lost device, or a batch or decoder that does not end."""
-    if context.service is not None and context.service.status == "failed":
+    """503 only if a restart is the only remedy: a lost device, or a batch or decoder that does not end.
+
+    A worker that has failed ends and is replaced, so that the service is alive as long as another one is ready.
+    """
+    if context.service is not None and context.service.status == "failed" and not context.another_is_ready():
         response.status_code = 503
         return Liveness(status="failed")
     return Liveness(status="alive")
