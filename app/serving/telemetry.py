@@ -40,6 +40,9 @@ class Telemetry:
         self._inference = self._histogram("inference_seconds", "One batch in the engine.")
         self._batch_size = self._histogram("batch_size", "Images per batch.", buckets=_SIZES)
         self._closed_connections = self._counter("closed_connections", "Connections closed as too many were open.", ())
+        self._in_service: Callable[[], float] = lambda: 0
+        family = partial(GaugeMetricFamily, "convnext_images_in_service", "Images admitted and not yet completed.")
+        self._registry.register(_Watched(family, lambda: self._in_service()))
         # Looking up a child by its labels takes longer than counting.
         self._requests_child = cache(self._requests.labels)
         self._latency_child = cache(self._latency.labels)
@@ -77,8 +80,7 @@ class Telemetry:
 
     def watch_images(self, count: Callable[[], float]) -> None:
         """Reads the number of images in the service whenever the metrics are requested."""
-        family = partial(GaugeMetricFamily, "convnext_images_in_service", "Images admitted and not yet completed.")
-        self._registry.register(_Watched(family, count))
+        self._in_service = count
 
     def watch_dropped_logs(self, count: Callable[[], float]) -> None:
         """Reads the number of dropped log lines whenever the metrics are requested."""

@@ -46,10 +46,10 @@ class Measurement:
         return {"length_mm": 12, "place": None}
 
 
-def written(log_format: str, message: object, **extra: object) -> str:
+def written(log_format: str, message: object, worker: int | None = None, **extra: object) -> str:
     """The line of one warning."""
     stream = io.StringIO()
-    handler = configure_logging(log_format, "info", stream)
+    handler = configure_logging(log_format, "info", stream, worker)
     logging.getLogger("x").warning(message, extra=extra)
     handler.close()
     [line] = stream.getvalue().splitlines()
@@ -134,3 +134,9 @@ def test_a_closed_stream_does_not_end_the_thread() -> None:
     logger.info("lost")
     handler.close()
     assert handler.dropped == 2
+
+
+def test_lines_have_the_number_of_their_worker() -> None:
+    assert json.loads(written("json", "text", worker=3))["worker"] == 3
+    assert "worker" not in json.loads(written("json", "text"))
+    assert "[worker 3]" in written("text", "text", worker=3)

@@ -137,3 +137,32 @@ def test_rejects_contradictory_settings_by_name(values: dict[str, Any]) -> None:
         Settings(**values)
     [error] = caught.value.errors()
     assert all(name in error["msg"] for name in values)
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, [1, 1, 1]), (3, [1, 1, 1]), (8, [3, 3, 2]), (12, [4, 4, 4])])
+def test_workers_share_cores_and_limits(cores: int, threads: list[int]) -> None:
+    settings = Settings(workers=3, max_queue_size=100, max_buffered_bytes=90_000_000, max_connections=1000)
+    shares = [settings.share(number, cores) for number in (1, 2, 3)]
+    assert [share.cpu_threads for share in shares] == [share.decode_threads for share in shares] == threads
+    assert {(share.max_queue_size, share.max_buffered_bytes, share.max_connections) for share in shares} == {
+        (33, 30_000_000, 333)
+    }
+
+
+def test_threads_that_are_set_are_those_of_each_worker() -> None:
+    share = Settings(workers=2, cpu_threads=5, decode_threads=7).share(1, 4)
+    assert (share.cpu_threads, share.decode_threads) == (5, 7)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_buffered_bytes": 59_999_999, "max_upload_bytes": 20_000_000},
+        {"max_queue_size": 23, "max_batch_size": 8},
+        {"max_queue_size": 2},
+        {"max_connections": 2},
+    ],
+)
+def test_rejects_limits_whose_share_is_too_small(limits: dict[str, Any]) -> None:  # Any: settings
+    with pytest.raises(pydantic.ValidationError):
+        Settings(workers=3, **limits)

@@ -4,15 +4,12 @@ import contextlib
 import errno
 import gc
 import os
-import queue
-import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -21,69 +18,10 @@ import pytest
 from app.http.server import bind, serve
 from app.main import create_app
 from app.settings import Settings
+from tests.app.http.server_process import COMMAND, PNG, Process, running, start_predict
 from tests.app.types import Grey
 from tests.conftest import Encode, MakePhoto
 from tests.constants import ROOT, WAIT_S
-
-COMMAND = Path(sys.executable).with_name("convnext-serve")  # as it is installed
-PNG = {"content-type": "image/png"}
-
-
-class Process:
-    """A server process whose output can be awaited line by line."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.popen = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self._lines: queue.Queue[str] = queue.Queue()
-        self._output: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        """Waits for a line of the output that matches."""
-        while line := self._lines.get(timeout=WAIT_S):
-            self._output.append(line)
-            if match := re.search(pattern, line):
-                return match
-        pytest.fail(f"the process ended before {pattern!r}: {''.join(self._output)}")
-
-    def url(self) -> str:
-        """Waits until the server listens."""
-        url = self.wait_for(r'listening on (http://[^\s"]+:\d+)')[1]
-        with httpx.Client(transport=httpx.HTTPTransport(retries=20), timeout=WAIT_S) as client:
-            assert client.get(f"{url}/health/ready").status_code == 200
-        return url
-
-    def close_input(self) -> None:
-        """Opens the gate of ``slow_server``."""
-        assert self.popen.stdin is not None
-        self.popen.stdin.close()
-
-    def _read(self) -> None:
-        assert self.popen.stdout is not None
-        for line in self.popen.stdout:
-            self._lines.put(line)
-        self._lines.put("")
-
-
-@contextlib.contextmanager
-def running(*arguments: str) -> Iterator[Process]:
-    """A process of ``python *arguments`` that is killed at the end."""
-    process = Process(*arguments)
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.popen.pid, signal.SIGKILL)
-        process.popen.wait(WAIT_S)
 
 
 @contextlib.contextmanager
@@ -91,10 +29,6 @@ def slow_server(grace_s: float) -> Iterator[tuple[Process, str]]:
     """A server that holds every batch until its input is closed, and its URL."""
     with running("-m", "tests.app.http.slow_server", str(grace_s)) as process:
         yield process, process.url()
-
-
-def start_predict(pool: ThreadPoolExecutor, url: str, image: bytes) -> Future[httpx.Response]:
-    return pool.submit(httpx.post, f"{url}/predict", content=image, headers=PNG, timeout=WAIT_S)
 
 
 def test_sigterm_completes_accepted_requests_and_rejects_new_ones(grey: Grey) -> None:
