@@ -64,6 +64,12 @@ bench-peers: .venv-mosec .venv-ray .venv-torchserve  ## Install the servers that
 	$(VENV)/bin/uv venv --quiet --python $(VENV)/bin/python $@
 	$(VENV)/bin/uv pip install --quiet --python $@ 'kserve>=0.15' || (rm -r $@; false)
 
+.venv-openapi: | $(VENV)/bin/uv  ## Install generators of clients, for their tests; they need Java, Node.js and npm.
+	$(VENV)/bin/uv venv --quiet --python $(VENV)/bin/python $@
+	$(VENV)/bin/uv pip install --quiet --python $@ 'openapi-generator-cli>=7.16' 'openapi-python-client>=0.26' \
+		'pydantic>=2.11' 'python-dateutil>=2.8' 'typing-extensions>=4.7' 'urllib3>=2.1' || (rm -r $@; false)
+	! command -v npm >/dev/null || npm install --silent --no-audit --no-fund --prefix $@ 'typescript@5' || (rm -r $@; false)
+
 train: $(VENV)/developed  ## Train the embedded model on Tiny ImageNet-200 in the folder DATA with RECIPE (cpu or gpu).
 	$(VENV)/bin/python -m training.train --data $(DATA) --recipe $(RECIPE)
 
@@ -84,7 +90,8 @@ lock: $(VENV)/bin/uv  ## Update constraints.txt, with hashes, to the newest vers
 		--no-emit-index-url --no-annotate --no-header --generate-hashes --output-file constraints.txt pyproject.toml
 
 clean:  ## Delete the virtual environment and caches.
-	rm -rf $(VENV) .venv-newest .venv-mosec .venv-torchserve .venv-ray .venv-kserve .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-newest .venv-mosec .venv-torchserve .venv-ray .venv-kserve .venv-openapi \
+		.mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'

@@ -16,7 +16,7 @@ from app.api.formats import include_formats
 from app.api.formats.vertex import VertexRoutes
 from app.api.keys import ApiKeys
 from app.api.middleware import RequestMiddleware
-from app.api.openapi import describe_labels
+from app.api.openapi import describe_labels, operation_id
 from app.api.problems import install_handlers
 from app.api.route_table import RouteTable
 from app.api.routes import include_routers
@@ -93,6 +93,7 @@ def _build_fastapi(
         docs_url=None,  # see app.api.routes.docs
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
         # Traces of requests are FastAPI's own; metrics and logs are this application's.
         telemetry={
             "tracing": settings.tracing,

@@ -1,8 +1,10 @@
 """What /openapi.json has besides what FastAPI derives from the routes."""
 
+import re
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from app.api.context import AppContext
 
@@ -18,6 +20,14 @@ IMAGE_BODY = {
     "content": {"multipart/form-data": {"schema": _FORM}, "image/*": {"schema": BINARY}},
 }
 """The request body of a route that takes one image. With JSON in it, generated clients would send all forms as JSON."""
+
+JSON_BODY = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+"""The request body of a route whose format is described elsewhere."""
+
+
+def operation_id(route: APIRoute) -> str:
+    """The name of an operation, from which generated clients make functions: its path, as in ``predict_batch``."""
+    return re.sub(r"\W+", "_", route.path_format).strip("_") or route.name
 
 
 def describe_labels(app: FastAPI, context: AppContext) -> None:

@@ -55,6 +55,12 @@ class Problem(BaseModel):
     detail: str = Field(description="What was wrong with this request.")
 
 
+class PlainError(BaseModel):
+    """An error in the formats of other servers."""
+
+    error: str = Field(description="What was wrong with this request.")
+
+
 class EmbedResponse(BaseModel):
     """The feature vector of one image."""
 

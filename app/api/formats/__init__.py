@@ -1,6 +1,7 @@
 """Adapters for the request formats of other servers and platforms, over the same service; each is off by default."""
 
 from collections.abc import Collection
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 
@@ -8,7 +9,11 @@ from app.api.dependencies import require_key
 from app.api.formats import huggingface, kserve_v1, open_inference, sagemaker, vertex
 from app.api.formats.vertex import VertexRoutes
 from app.api.route_table import RouteTable
+from app.api.schemas import PlainError
 from app.platforms import RequestFormat
+
+# Any: FastAPI's own type of OpenAPI responses.
+_PLAIN_ERRORS: dict[int | str, dict[str, Any]] = {"default": {"model": PlainError, "description": "An error."}}
 
 
 def include_formats(
@@ -34,9 +39,10 @@ def include_formats(
     guards = [Depends(require_key)] if require_keys else []
     for name in sorted(formats):
         health, predictions = routers[name]
-        app.include_router(health)
-        app.include_router(predictions, dependencies=guards)
         plain_errors = name != "sagemaker"
+        responses = _PLAIN_ERRORS if plain_errors else None
+        app.include_router(health, responses=responses)
+        app.include_router(predictions, dependencies=guards, responses=responses)
         table.add(predictions.routes, plain_errors=plain_errors)  # before /v1/models/{name}, which includes them
         table.add(health.routes, is_probe=True, plain_errors=plain_errors)
     prefixes = {"open_inference": ["/v2"], "kserve": ["/v1"], "vertex": vertex.folders(vertex_routes)}

@@ -13,6 +13,7 @@ from app.api.body import BodyReader
 from app.api.decoding import decode_base64, parse_json
 from app.api.dependencies import ContextDep, ServiceDep
 from app.api.formats.common import Json, classify_images, parse
+from app.api.openapi import JSON_BODY
 from app.serving.results import ClassifyOptions
 
 router = APIRouter(tags=["Hugging Face"])
@@ -32,7 +33,7 @@ class Body(BaseModel):
     parameters: Parameters | None = None
 
 
-@router.post("/", summary="Classify an image")
+@router.post("/", summary="Classify an image", openapi_extra={"requestBody": JSON_BODY})
 async def classify(request: Request, context: ContextDep, service: ServiceDep) -> list[Json]:
     """Returns labels and scores, highest first."""
 

@@ -11,10 +11,13 @@ from app.api.body import BodyReader, admitted_body
 from app.api.dependencies import ContextDep, ServiceDep
 from app.api.formats.common import VERSION, Json, check_name, parse
 from app.api.formats.instances import Instances, classify_instances, json_response, read_instances
+from app.api.openapi import JSON_BODY
 from app.api.routes.explain import explanation_content
 
 health = APIRouter(prefix="/v1", tags=["KServe V1"])
 router = APIRouter(prefix="/v1", tags=["KServe V1"])
+
+_BODY = {"requestBody": JSON_BODY}
 
 
 class ExplainParameters(BaseModel):
@@ -41,8 +44,8 @@ async def ready(name: str, service: ServiceDep, version: str = VERSION) -> Json:
     return {"name": name, "ready": True}
 
 
-@router.post("/models/{name}:predict", summary="Classify images")
-@router.post("/models/{name}/versions/{version}:predict", summary="Classify images")
+@router.post("/models/{name}:predict", summary="Classify images", openapi_extra=_BODY)
+@router.post("/models/{name}/versions/{version}:predict", summary="Classify images", openapi_extra=_BODY)
 async def predict(
     name: str, request: Request, context: ContextDep, service: ServiceDep, version: str = VERSION
 ) -> Response:
@@ -51,8 +54,8 @@ async def predict(
     return await classify_instances(request, context, service)
 
 
-@router.post("/models/{name}:explain", summary="Explain one image")
-@router.post("/models/{name}/versions/{version}:explain", summary="Explain one image")
+@router.post("/models/{name}:explain", summary="Explain one image", openapi_extra=_BODY)
+@router.post("/models/{name}/versions/{version}:explain", summary="Explain one image", openapi_extra=_BODY)
 async def explain(name: str, request: Request, service: ServiceDep, version: str = VERSION) -> Response:
     """The class activation map of one instance for its most probable class, or for ``parameters.class_id``."""
     check_name(name, service, version)

@@ -21,12 +21,14 @@ from app.api.body import BodyReader
 from app.api.decoding import decode_base64, parse_json
 from app.api.dependencies import ContextDep, ServiceDep
 from app.api.formats.common import VERSION, Json, check_name, classify_images, parse, parse_options
+from app.api.openapi import JSON_BODY
 from app.api.problems import InvalidRequest
 from app.serving.results import Classification, ClassifyOptions
 
 health = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
+_BODY = {"requestBody": JSON_BODY}
 _HEADER = "Inference-Header-Content-Length"
 _OUTPUTS = {"label": "BYTES", "class_id": "INT64", "probability": "FP32", "score": "FP32", "logits": "FP32"}
 _DEFAULT_OUTPUTS = ("label", "class_id", "probability")
@@ -73,7 +75,7 @@ class InferRequest(BaseModel):
 
 
 @health.get("", summary="Server metadata")
-@health.get("/", summary="Server metadata")  # as in open_inference_rest.yaml
+@health.get("/", include_in_schema=False)  # as in open_inference_rest.yaml
 async def server() -> Json:
     """Name, version and extensions of the server."""
     version = package_version("convnext-serve")
@@ -117,8 +119,8 @@ async def model_ready(name: str, service: ServiceDep, version: str = VERSION) ->
     return {"name": name, **await ready(service)}
 
 
-@router.post("/models/{name}/infer", summary="Classify images")
-@router.post("/models/{name}/versions/{version}/infer", summary="Classify images")
+@router.post("/models/{name}/infer", summary="Classify images", openapi_extra=_BODY)
+@router.post("/models/{name}/versions/{version}/infer", summary="Classify images", openapi_extra=_BODY)
 async def infer(
     name: str, request: Request, context: ContextDep, service: ServiceDep, version: str = VERSION
 ) -> Response:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from app.api.body import BodyReader, admitted_body
 from app.api.dependencies import ContextDep, ServiceDep
 from app.api.formats.common import Json
+from app.api.openapi import IMAGE_BODY
 from app.api.problems import PREDICTION_ERRORS, openapi_responses
 from app.api.routes.predict import PredictQuery, prediction_rows
 from app.api.schemas import PredictResponse, server_timing
@@ -28,7 +29,13 @@ async def ping(response: Response, context: ContextDep) -> Json:
     return {"status": status}
 
 
-@router.post("/invocations", response_model=PredictResponse, responses=openapi_responses(*PREDICTION_ERRORS))
+@router.post(
+    "/invocations",
+    summary="Classify an image",
+    response_model=PredictResponse,
+    responses=openapi_responses(*PREDICTION_ERRORS),
+    openapi_extra={"requestBody": IMAGE_BODY},
+)
 async def invocations(
     request: Request,
     response: Response,

@@ -11,6 +11,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from app.api.dependencies import ContextDep, ServiceDep
 from app.api.formats.common import Json
 from app.api.formats.instances import classify_instances
+from app.api.openapi import JSON_BODY
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,14 @@ def build_routers(routes: VertexRoutes) -> tuple[APIRouter, APIRouter]:
     """The routers of the health check and of predictions."""
     health = APIRouter(tags=["Vertex AI"])
     router = APIRouter(tags=["Vertex AI"])
-    health.get(routes.health, summary="Readiness", name="vertex_health")(_ready)
-    router.post(routes.predict, summary="Classify images", name="vertex_predict")(_predict)
+    health.get(routes.health, summary="Readiness", name="vertex_health", operation_id="vertex_health")(_ready)
+    router.post(
+        routes.predict,
+        summary="Classify images",
+        name="vertex_predict",
+        operation_id="vertex_predict",
+        openapi_extra={"requestBody": JSON_BODY},
+    )(_predict)
     return health, router
 
 

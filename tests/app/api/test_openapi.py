@@ -192,3 +192,35 @@ async def test_hidden_routes_are_not_described(connect: Connect) -> None:
 def test_operations_have_unique_names(described: Schema) -> None:
     names = [operation["operationId"] for path in described["paths"].values() for operation in path.values()]
     assert len(names) == len(set(names))
+
+
+def test_operations_are_named_after_their_paths(described: Schema) -> None:
+    names = {operation["operationId"] for path in described["paths"].values() for operation in path.values()}
+    assert {"predict", "predict_batch", "embed", "explain", "model", "model_labels", "health"} <= names
+
+
+def test_problems_are_references_to_one_schema(described: Schema) -> None:
+    for operations in described["paths"].values():
+        for operation in operations.values():
+            for response in operation["responses"].values():
+                problem = response.get("content", {}).get("application/problem+json", {})
+                assert problem.get("schema", {"$ref": "#/components/schemas/Problem"}) == {
+                    "$ref": "#/components/schemas/Problem"
+                }
+
+
+def test_the_formats_of_other_servers_have_bodies_and_errors(make_app: MakeApp) -> None:
+    described = make_app(protocols="open_inference,kserve,sagemaker,vertex,huggingface").openapi()
+    added = {path: operations for path, operations in described["paths"].items() if ("post", path) not in ROUTES}
+    assert {"/", "/invocations", "/vertex/predict", "/v1/models/{name}:predict", "/v2/models/{name}/infer"} <= set(
+        added
+    )
+    for path, operations in added.items():
+        if "post" in operations:
+            assert operations["post"]["requestBody"]["content"]
+        if path.startswith(("/v1", "/v2", "/vertex")):
+            for operation in operations.values():
+                assert set(operation["responses"]) == {"200", "default"}
+    assert "HTTPValidationError" not in described["components"]["schemas"]
+    names = [operation["operationId"] for path in described["paths"].values() for operation in path.values()]
+    assert len(names) == len(set(names))
