@@ -21,7 +21,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # 
 import openvino as ov
 from openvino import Output, Type, opset13
 
-from model.convnext import Block, ChannelNorm, ConvNeXt, GlobalResponseNorm, Stage
+from model.convnext import Block, ChannelNorm, ConvNeXt, GlobalResponseNorm, Head, Stage
 from model.errors import EngineError
 from model.images.transform import Pixels
 from model.inference.fold import Normalize
@@ -53,10 +53,11 @@ class OpenVinoRuntime:
         self.concurrency = 1
         self._threads = threads
         self._busy_threads = threads  # of all streams together, unless the engine is idle
-        self._dtype = dtype
         self._core = ov.Core()
-        self._graph = build_graph(network, input_size)
-        self._compiled: dict[_Layout, ov.CompiledModel] = {}
+        self._graphs = [(build_graph(network, input_size), dtype)]
+        if dtype != torch.float32:  # OpenVINO would also round the logits, and has no option that keeps a layer exact
+            self._graphs = [(build_backbone(network, input_size), dtype), (build_head(network), torch.float32)]
+        self._compiled: dict[_Layout, list[ov.CompiledModel]] = {}
         self._compiling = threading.Lock()
         self._requests = threading.local()
         self._compile(_Layout(1, 1, threads))
@@ -89,36 +90,43 @@ class OpenVinoRuntime:
         return busy or layout == _Layout(1, 1, self._threads)
 
     def _infer(self, images: npt.NDArray[np.uint8], layout: "_Layout", *, features: bool = False) -> Outputs:
-        results = self._request(layout).infer([images], share_inputs=True, share_outputs=True)
-        logits = results[0].reshape(len(images), -1).copy()  # the request reuses its memory
-        return Outputs(logits, results[1].copy() if features else None)
+        first, *others = self._requests_of(layout)
+        results = first.infer([images], share_inputs=True, share_outputs=True)
+        logits, maps = results[0], results[len(results) - 1]
+        for head in others:
+            logits = head.infer([maps], share_inputs=True, share_outputs=True)[0]
+        # The requests reuse their memory.
+        return Outputs(logits.reshape(len(images), -1).copy(), maps.copy() if features else None)
 
-    def _request(self, layout: "_Layout") -> ov.InferRequest:
-        """The calling thread's own request of a compiled graph."""
-        requests: dict[_Layout, ov.InferRequest] = self._requests.__dict__.setdefault("by_layout", {})
+    def _requests_of(self, layout: "_Layout") -> list[ov.InferRequest]:
+        """The calling thread's own requests of the compiled graphs."""
+        requests: dict[_Layout, list[ov.InferRequest]] = self._requests.__dict__.setdefault("by_layout", {})
         if layout not in requests:
-            requests[layout] = self._compile(layout).create_infer_request()
+            requests[layout] = [compiled.create_infer_request() for compiled in self._compile(layout)]
         return requests[layout]
 
-    def _compile(self, layout: "_Layout") -> ov.CompiledModel:
+    def _compile(self, layout: "_Layout") -> list[ov.CompiledModel]:
         with self._compiling:
             if layout not in self._compiled:
-                properties = {
-                    "INFERENCE_PRECISION_HINT": _PRECISIONS[self._dtype],
-                    "INFERENCE_NUM_THREADS": layout.threads,
-                    "NUM_STREAMS": layout.streams,
-                    "ENABLE_CPU_PINNING": False,  # the decode threads use the same cores
-                }
-                self._graph.reshape([layout.batch_size, *list(self._graph.input().partial_shape)[1:]])
-                try:
-                    compiled = self._core.compile_model(self._graph, "CPU", properties)
-                except RuntimeError as error:
-                    raise EngineError(f"OpenVINO cannot compile the network for {self._dtype}: {error}") from error
-                chosen = compiled.get_property("INFERENCE_PRECISION_HINT")
-                if chosen != _PRECISIONS[self._dtype]:
-                    raise EngineError(f"this CPU does not support {self._dtype}: OpenVINO chose {chosen.to_string()}")
-                self._compiled[layout] = compiled
+                self._compiled[layout] = [self._compile_graph(graph, dtype, layout) for graph, dtype in self._graphs]
             return self._compiled[layout]
+
+    def _compile_graph(self, graph: ov.Model, dtype: torch.dtype, layout: "_Layout") -> ov.CompiledModel:
+        properties = {
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
+            "INFERENCE_NUM_THREADS": layout.threads,
+            "NUM_STREAMS": layout.streams,
+            "ENABLE_CPU_PINNING": False,  # the decode threads use the same cores
+        }
+        graph.reshape([layout.batch_size, *list(graph.input().partial_shape)[1:]])
+        try:
+            compiled = self._core.compile_model(graph, "CPU", properties)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot compile the network for {dtype}: {error}") from error
+        chosen = compiled.get_property("INFERENCE_PRECISION_HINT")
+        if chosen != _PRECISIONS[dtype]:
+            raise EngineError(f"this CPU does not support {dtype}: OpenVINO chose {chosen.to_string()}")
+        return compiled
 
     def _measure_streams(self, images: npt.NDArray[np.uint8]) -> dict[int, float]:
         """Images per second by number of streams, in alternating rounds; large networks have only one."""
@@ -170,14 +178,33 @@ def build_graph(network: ConvNeXt, input_size: int) -> ov.Model:
     It has two outputs: the logits ``(N, classes, 1, 1)`` and the last feature map ``(N, K, H, W)``, which exists
     anyway: computing the logits alone is no faster.
     """
+    pixels, features = _features(network, input_size)
+    return ov.Model([_head(features, network.head), features], [pixels], "convnext")
+
+
+def build_backbone(network: ConvNeXt, input_size: int) -> ov.Model:
+    """The graph without the head: from pixels to the last feature map."""
+    pixels, features = _features(network, input_size)
+    return ov.Model([features], [pixels], "backbone")
+
+
+def build_head(network: ConvNeXt) -> ov.Model:
+    """The graph of the head, from the last feature map to the logits."""
+    features = opset13.parameter([-1, network.config.widths[-1], -1, -1], Type.f32, name="features")
+    return ov.Model([_head(features.output(0), network.head)], [features], "head")
+
+
+def _features(network: ConvNeXt, input_size: int) -> tuple[ov.Node, Output]:
+    """The parameter of the pixels, and the last feature map."""
     pixels = opset13.parameter([-1, input_size, input_size, 3], Type.u8, name="pixels")
     x = _stem(pixels, network.stem, input_size)
     for stage in network.stages:
         x = _stage(x, cast(Stage, stage))
-    features, head = x, network.head
-    x = _pool(_norm(x, head.norm)) if head.norm_before_pool else _norm(_pool(x), head.norm)
-    logits = _linear(x, head.fc)
-    return ov.Model([logits, features], [pixels], "convnext")
+    return pixels, x
+
+
+def _head(x: Output, head: Head) -> Output:
+    return _linear(_pool(_norm(x, head.norm)) if head.norm_before_pool else _norm(_pool(x), head.norm), head.fc)
 
 
 def _stem(pixels: ov.Node, stem: nn.Sequential, input_size: int) -> Output:

@@ -93,6 +93,20 @@ def test_rejects_a_precision_that_the_cpu_does_not_support() -> None:
             assert runtime.mode == "openvino"
 
 
+@pytest.mark.parametrize("kind", [{}, {"norm_before_pool": True}], ids=str)
+def test_the_head_computes_in_float32(images: Pixels, kind: dict[str, Any]) -> None:  # Any: as in KINDS
+    network = folded(**kind)
+    try:
+        runtime = runtime_of(network, torch.bfloat16)
+    except EngineError:
+        pytest.skip("this CPU does not compute bfloat16")
+    logits, features = runtime.run(list(images), 4, idle=False, features=True)
+    assert features is not None
+    with torch.inference_mode():
+        exact = network.head(torch.from_numpy(features)).numpy()
+    np.testing.assert_allclose(logits, exact, atol=1e-5, rtol=1e-5)
+
+
 def test_names_a_layer_that_has_no_openvino_operation() -> None:
     network = folded()
     network.stem.append(torch.nn.Tanh())
