@@ -24,6 +24,9 @@ _APP1 = 0xE1
 _MAX_CHUNKS = 65_536  # of a PNG or WebP file
 _MAX_PNG_COMPRESSED_CHUNKS = 64
 _MAX_METADATA_BYTES = 100_000_000  # that the entries of one directory declare
+_BMP_COMPRESSION = 30  # its position in a BMP file
+_RUN_LENGTHS = (b"\1\0\0\0", b"\2\0\0\0")
+_MAX_RUN_LENGTH_BYTES = 4_000_000
 _TIFF_LAYOUT_TAGS = {256, 257, 277, 278, 322, 323}  # width, length, samples per pixel, rows per strip, tile sizes
 _EXIF_HEADER = b"Exif\0\0"
 
@@ -38,6 +41,8 @@ def check_structure(data: bytes) -> None:
         _check_gif(data)
     elif data.startswith(b"RIFF"):
         _check_webp(data)
+    elif data.startswith(b"BM"):
+        _check_bmp(data)
     elif data.startswith((b"II", b"MM")):
         check_directory(data)
         _check_layout(data)
@@ -106,6 +111,15 @@ def _check_webp(data: bytes) -> None:
     for number, _ in enumerate(webp_chunks(data), 1):
         if number > _MAX_CHUNKS:
             raise InvalidImage(f"The WEBP image has more than {_MAX_CHUNKS} chunks.")
+
+
+def _check_bmp(data: bytes) -> None:
+    """Pillow decodes run lengths in Python, one after the other."""
+    if data[_BMP_COMPRESSION : _BMP_COMPRESSION + 4] in _RUN_LENGTHS and len(data) > _MAX_RUN_LENGTH_BYTES:
+        raise InvalidImage(
+            f"The BMP image has {len(data)} bytes of run lengths; the limit is {_MAX_RUN_LENGTH_BYTES}, or any size"
+            " without compression."
+        )
 
 
 def _check_gif(data: bytes) -> None:

@@ -120,6 +120,10 @@ def _metadata_bombs() -> Iterator[tuple[str, bytes]]:
     start = small.index(b",")
     yield "GIF with 5 million blocks", small[:start] + b"\x21\xff" + b"\1a" * (5 * _MB) + b"\0" + small[start:]
     yield "GIF with 2 million extensions", small[:start] + b"\x21\xfe\1a\0" * (2 * _MB) + small[start:]
+    fields = struct.pack("<IiiHHIIiiII", 40, 3160, 3160, 1, 8, 1, 0, 0, 0, 0, 0) + bytes(1024)
+    for count in (1_900_000, 5_000_000):
+        runs = b"\1\7" * count
+        yield f"BMP with {count} runs", b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + fields + runs
     webp = encode(Image.new("RGB", (8, 8)), "WEBP")
     extended = b"VP8X\x0a\0\0\0" + bytes([0, 0, 0, 0, 7, 0, 0, 7, 0, 0])
     yield "WEBP with a million chunks", webp[:12] + extended + b"abcd\0\0\0\0" * _MB + webp[12:]

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from model.errors import ImageTooLarge, InvalidImage, ModelError
-from model.images.decode import EncodedImage
+from model.images.decode import EncodedImage, load_decoders
 from model.images.limits import check_structure, check_tiles
 from model.images.transform import Transform, preprocess
 from tests.conftest import Encode, MakePhoto
@@ -35,6 +35,7 @@ def png_with(chunks: bytes, encode: Encode) -> bytes:
 
 def rejected_quickly(data: bytes, error: type[ModelError] = InvalidImage) -> None:
     """Asserts that ``data`` is rejected within ``LIMIT_S`` and 400 MB."""
+    load_decoders()
     tracemalloc.start()
     started_at = time.thread_time()  # the machine may be busy with other tests
     with pytest.raises(error) as caught:
@@ -151,6 +152,15 @@ def test_rejects_a_webp_with_millions_of_chunks(encode: Encode) -> None:
 def test_only_the_first_entries_of_a_bigtiff_are_read() -> None:
     entries = struct.pack("<HHQQ", 65_000, 7, 1, 8) * (SIZE // 20)
     rejected_quickly(b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, SIZE // 20) + entries + bytes(8))
+
+
+@pytest.mark.parametrize("compression", [1, 2])
+def test_rejects_a_bmp_with_megabytes_of_run_lengths(compression: int) -> None:
+    fields = struct.pack("<IiiHHIIiiII", 40, 3000, 3000, 1, 8 // compression, compression, 0, 0, 0, 0, 0)
+    data = b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + fields + bytes(range(256)) * 4 + b"\1\7" * (SIZE // 2)
+    rejected_quickly(data)
+    with pytest.raises(InvalidImage, match="not enough image data"):
+        preprocess(data[:100_000], TRANSFORM)
 
 
 TINY_TIFF = [(256, 4, 1, 1), (257, 4, 1, 1), (258, 3, 1, 8), (259, 3, 1, 5), (262, 3, 1, 1), (277, 3, 1, 1)]

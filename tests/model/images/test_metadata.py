@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.images.decode import EncodedImage
+from model.images.decode import EncodedImage, load_decoders
 from model.images.jpeg import Pixels
 from tests.conftest import Encode, MakePhoto
 from tests.model.images.files import chunk, directory, extended_webp, segment, webp_chunk
@@ -39,6 +39,7 @@ XMP = {"noise": NOISE, "unclosed": b"<x:xmpmeta><rdf:RDF tiff:Orientation=", "hu
 
 
 def decode(data: bytes) -> Pixels:
+    load_decoders()
     started_at = time.thread_time()  # the machine may be busy with other tests
     pixels = EncodedImage(data, 1_000_000).decode()
     assert time.thread_time() - started_at < LIMIT_S
