@@ -50,6 +50,10 @@ class Settings(BaseSettings):
     labels: Path | None = Field(
         None, description="File of class names, text or JSON; overrides those of the checkpoint."
     )
+    activation: Literal["auto", "softmax", "sigmoid"] = Field(
+        "auto",
+        description="Output function; auto: the checkpoint's, else sigmoid for one class and softmax for several.",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
     runtime: Literal["auto", "torch", "openvino"] = Field(
         "auto", description="Library that runs the network; auto: openvino on a CPU, torch elsewhere."

@@ -15,12 +15,14 @@ if TYPE_CHECKING:  # importing torch takes seconds, and what is used without a n
     from model.convnext import Head
 
 Array = npt.NDArray[np.float32]
+Activation = Literal["softmax", "sigmoid"]
+"""The output function: one class per image, or any number of independent classes."""
 ScoreFunction = Literal["softmax", "sigmoid", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One class of an image; ``probability`` is of a softmax over all classes, unless another function is asked for."""
+    """One class of an image; ``probability`` is that of the model's output function, unless another is requested."""
 
     label: str
     class_id: int
@@ -42,17 +44,28 @@ def top_predictions(
     return [Prediction(labels[i], i, score) for i, score in pairs if min_score is None or score >= min_score]
 
 
+def scores(logits: Array, function: ScoreFunction) -> Array:
+    """What ``function`` makes of logits ``(..., num_classes)``."""
+    match function:
+        case "softmax":
+            return probabilities(logits)
+        case "sigmoid":
+            return sigmoid(logits)
+        case "none":
+            return logits
+
+
 def probabilities(logits: Array) -> Array:
     """Softmax of logits ``(..., num_classes)``."""
-    scores: Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    scores /= scores.sum(axis=-1, keepdims=True)
-    return scores
+    values: Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    values /= values.sum(axis=-1, keepdims=True)
+    return values
 
 
 def sigmoid(logits: Array) -> Array:
     """Independent probability of each class, of logits of any shape."""
-    scores: Array = np.exp(-np.logaddexp(0, -logits))
-    return scores
+    values: Array = np.exp(-np.logaddexp(0, -logits))
+    return values
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,12 +31,15 @@ def server_timing(timings: Timings) -> dict[str, str]:
     return {"Server-Timing": ", ".join(f"{name};dur={1000 * seconds:.3f}" for name, seconds in durations.items())}
 
 
+_PROBABILITY = "Of the model's output function, softmax or sigmoid (`activation` in `/model`), 0 to 1."
+
+
 class Prediction(BaseModel):
     """One class and its probability."""
 
     label: str = Field(description="The name of the class.", examples=["tabby"])
     class_id: int = Field(description="The index of the class in `/model/labels`.", examples=[281])
-    probability: float = Field(description="Softmax over all classes, 0 to 1.", examples=[0.83])
+    probability: float = Field(description=_PROBABILITY, examples=[0.83])
 
 
 class PredictResponse(BaseModel):
@@ -78,7 +81,7 @@ class ExplainResponse(BaseModel):
     model: str = Field(description="The name of the model.", examples=["convnext_tiny"])
     class_id: int = Field(examples=[281])
     label: str = Field(examples=["tabby"])
-    probability: float = Field(description="Softmax over all classes, 0 to 1.", examples=[0.83])
+    probability: float = Field(description=_PROBABILITY, examples=[0.83])
     logit: float = Field(description="The mean of `map` plus `bias`.", examples=[9.1])
     bias: float = Field(description="What every image gets for this class.", examples=[-0.2])
     map: list[list[float]] = Field(
@@ -123,7 +126,11 @@ class ModelInfo(BaseModel):
 
     name: str = Field(examples=["convnext_tiny"])
     family: str = Field(description="The library whose tensor names the checkpoint uses.", examples=["torchvision"])
-    num_labels: int = Field(examples=[1000])
+    activation: Literal["softmax", "sigmoid"] = Field(
+        description="Output function: softmax (one class per image) or sigmoid (independent classes).",
+        examples=["softmax"],
+    )
+    num_labels: int = Field(description="With one label, its probability is that of the class itself.", examples=[1000])
     input_size: int = Field(description="Side of the square input, in pixels.", examples=[224])
     parameters: int = Field(description="Number of weights.", examples=[28589128])
     device: str = Field(examples=["cuda:0"])

@@ -16,7 +16,7 @@ from app.logs import configure_logging
 from app.main import build_engine
 from app.settings import Settings
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedFormat
-from model.head import Prediction, probabilities, top_predictions
+from model.head import Prediction, scores, top_predictions
 from model.images.transform import Pixels, preprocess
 from model.inference.cpu import available_cores
 from model.inference.engine import InferenceEngine
@@ -131,6 +131,6 @@ def _classify(
             continue
         logits = next(rows)
         if np.isfinite(logits).all():
-            yield file, top_predictions(probabilities(logits), engine.model.labels, top_k)
+            yield file, top_predictions(scores(logits, engine.model.activation), engine.model.labels, top_k)
         else:
             yield file, InvalidImage("The network returned a result that is not finite for this image.")

@@ -99,6 +99,7 @@ def _describe_file(target: str, settings: Settings) -> Row:
         "depths": list(found.config.depths),
         "widths": list(found.config.widths),
         "parameters": found.parameters,
+        "output_function": found.activation,
         "dtypes": list(found.dtypes),
         "top1": found.top1,
         "licence": found.licence,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from model.head import HeadWeights
+from model.head import Activation, HeadWeights
 
 if TYPE_CHECKING:  # importing it would import torch
     from model.images.transform import Transform
@@ -24,6 +24,8 @@ class ServedModel(Protocol):
     def family(self) -> str: ...
     @property
     def labels(self) -> tuple[str, ...]: ...
+    @property
+    def activation(self) -> Activation: ...
     @property
     def transform(self) -> "Transform": ...
     @property

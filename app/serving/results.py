@@ -13,12 +13,12 @@ from model.head import ActivationMap, Prediction, ScoreFunction
 class ClassifyOptions:
     """How many classes are returned: at most ``top_k`` (None: the setting), none below ``min_probability``.
 
-    ``function`` makes probabilities of logits.
+    ``function`` makes scores of logits (None: the model's output function).
     """
 
     top_k: int | None = None
     min_probability: float = 0.0
-    function: ScoreFunction = "softmax"
+    function: ScoreFunction | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from app.serving.errors import InvalidParameter, Unavailable
 from app.serving.results import Classification, ClassifyOptions, Embedding, Explanation, Timings
 from app.serving.telemetry import Telemetry
 from model.errors import DeviceLost
-from model.head import ActivationMap, Prediction, ScoreFunction, probabilities, sigmoid, top_predictions
+from model.head import ActivationMap, Prediction, scores, top_predictions
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class _Outputs(NamedTuple):
     """What the network computes of one image."""
 
     logits: Array  # (num_classes,)
-    probabilities: Array  # (num_classes,)
+    probabilities: Array  # (num_classes,), of the model's output function
     features: Array  # (K, H, W), the last feature map; empty unless the job needs it
 
 
@@ -159,8 +159,9 @@ class ClassificationService:
         pixels, decode_s = await self._decode(data)
 
         def label(outputs: _Outputs) -> tuple[list[Prediction], Array]:
-            scores = _scores(outputs, options.function)
-            return top_predictions(scores, labels, top_k, options.min_probability or None), outputs.logits
+            function = options.function
+            own = outputs.probabilities if function is None else scores(outputs.logits, function)
+            return top_predictions(own, labels, top_k, options.min_probability or None), outputs.logits
 
         job = _PredictionJob(pixels, label, needs_features=False)
         (predictions, logits), timings = await self._compute(job, decode_s)
@@ -249,7 +250,7 @@ class ClassificationService:
         # Whole arrays at a time: NumPy releases the interpreter lock in each operation, and waits for it again.
         finite: list[bool] = np.all(np.isfinite(logits), axis=1).tolist()
         with np.errstate(invalid="ignore"):  # rows that are not finite are not used
-            outputs = map(_Outputs, logits, probabilities(logits), features)
+            outputs = map(_Outputs, logits, scores(logits, self.engine.model.activation), features)
         return [job.compute(own) if usable else None for job, own, usable in zip(jobs, outputs, finite, strict=True)]
 
     async def _probe_while_failing(self) -> None:
@@ -271,16 +272,6 @@ def _shares_threads(engine: Engine, decode_threads: int) -> bool:
     queued before it, and the next one is larger for it. PyTorch would start a thread pool for each decode thread.
     """
     return engine.mode == "openvino" and engine.concurrency <= decode_threads
-
-
-def _scores(outputs: _Outputs, function: ScoreFunction) -> Array:
-    match function:
-        case "softmax":
-            return outputs.probabilities
-        case "sigmoid":
-            return sigmoid(outputs.logits)
-        case "none":
-            return outputs.logits
 
 
 def stall_after_s(engine: Engine) -> float:

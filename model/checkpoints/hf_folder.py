@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from model.checkpoints.model_card import ModelCard
 from model.errors import CheckpointError
+from model.head import Activation
 from model.images.transform import IMAGENET_MEAN, IMAGENET_STD, Transform
 from model.labels import parse_labels
 
@@ -29,6 +30,11 @@ _TIMM_SUPPORTED: Mapping[str, tuple[object, ...]] = {  # model_args that leave n
 _TIMM_INFERRED = {
     *("num_classes", "in_chans", "img_size", "depths", "dims", "stem_type", "patch_size", "head_norm_first"),
     *("head_hidden_size", "conv_mlp", "conv_bias", "use_grn", "ls_init_value", "head_init_scale", "norm_eps"),
+}
+_ACTIVATIONS: Mapping[object, Activation | None] = {
+    None: None,
+    "single_label_classification": None,  # softmax, or of one class sigmoid, as in transformers' pipeline
+    "multi_label_classification": "sigmoid",
 }
 _RESAMPLING: Mapping[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
 
@@ -107,6 +113,7 @@ def _timm_card(name: str, config: Json) -> ModelCard:
         norm_eps=arguments.get("norm_eps"),
         head_norm_eps=arguments.get("norm_eps"),
         num_classes=config.get("num_classes", data.get("num_classes")),
+        activation=_activation(config),
     )
 
 
@@ -150,14 +157,13 @@ def _transformers_card(name: str, config: Json, folder: Path) -> ModelCard:
         raise _unsupported("model_type", config.get("model_type"), "'convnext' and 'convnextv2'")
     if config.get("hidden_act", "gelu") != "gelu":
         raise _unsupported("hidden_act", config["hidden_act"], "'gelu'")
-    if config.get("problem_type") not in (None, "single_label_classification"):
-        raise _unsupported("problem_type", config["problem_type"], "'single_label_classification'")
     labels, processor = config.get("id2label"), folder / "preprocessor_config.json"
     return ModelCard(
         name=name,
         transform=_transformers_transform(_read_json(processor)) if processor.exists() else None,
         labels=None if labels is None else parse_labels(labels, "id2label"),
         head_norm_eps=config.get("layer_norm_eps", 1e-12),
+        activation=_activation(config),
         notes=() if processor.exists() else (f"{folder} has no preprocessor_config.json",),
     )
 
@@ -188,6 +194,14 @@ def _transformers_transform(processor: Json) -> Transform:
         squash=side >= 384,
         floor_margin=True,
     )
+
+
+def _activation(config: Json) -> Activation | None:
+    """Returns the output function that ``problem_type`` of a transformers or TimmWrapper config implies."""
+    kind = config.get("problem_type")
+    if kind not in _ACTIVATIONS:
+        raise _unsupported("problem_type", kind, " and ".join(repr(name) for name in _ACTIVATIONS if name))
+    return _ACTIVATIONS[kind]
 
 
 def _per_channel(value: Any) -> tuple[float, float, float]:  # Any: parsed JSON, a number or a list

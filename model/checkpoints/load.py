@@ -3,13 +3,14 @@
 import difflib
 import logging
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from model.checkpoints import hf_folder, native
+from model.checkpoints.defaults import choose_activation, choose_labels, default_transform, size_of
 from model.checkpoints.download import sha256_of
 from model.checkpoints.families import Family, canonical_state_dict, detect_family, infer_config
 from model.checkpoints.model_card import ModelCard
@@ -21,13 +22,12 @@ from model.checkpoints.registry import (
     verify_weights,
 )
 from model.checkpoints.state_dict_file import StateDictFile, read_state_dict
-from model.convnext import SIZES, ConvNeXt, ConvNeXtConfig, config_for
+from model.convnext import ConvNeXt, ConvNeXtConfig
 from model.errors import CheckpointError, CheckpointMismatch
+from model.head import Activation
 from model.images.transform import Transform
-from model.labels import label_set, label_sets, read_labels
 
 logger = logging.getLogger(__name__)
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class CheckpointSummary:
     dtypes: tuple[str, ...]
     transform: Transform
     labels: tuple[str, ...]
+    activation: Activation
     licence: str
     top1: float | None
     notes: tuple[str, ...]
@@ -64,11 +65,16 @@ class LoadedModel(CheckpointSummary):
 
 
 def load_model(
-    name_or_path: str | Path, *, labels: str | Path | None = None, cache_dir: Path | None = None
+    name_or_path: str | Path,
+    *,
+    labels: str | Path | None = None,
+    activation: Literal["auto", "softmax", "sigmoid"] = "auto",
+    cache_dir: Path | None = None,
 ) -> LoadedModel:
     """Loads a registered model, fetching it on first use, or a checkpoint file or folder.
 
     ``labels`` is a file (text or JSON) or the name of a label set, and overrides the labels of the checkpoint.
+    ``activation`` overrides its output function.
     Raises ``CheckpointError``, ``CheckpointMismatch`` or ``DownloadError``.
     """
     if entry := _registered(name_or_path):
@@ -78,7 +84,7 @@ def load_model(
         path, card = _locate(name_or_path)
         sha256 = sha256_of(path)
     file = read_state_dict(path)
-    summary, family = _summarize(file, card, path, labels)
+    summary, family = _summarize(file, card, path, labels, activation)
     for note in summary.notes:
         logger.warning("%s: %s", summary.name, note)
     if is_non_commercial(summary.licence):
@@ -96,7 +102,7 @@ def inspect_checkpoint(name_or_path: str | Path, *, cache_dir: Path | None = Non
         path, card = entry.path(cache_dir), entry.card()
     else:
         path, card = _locate(name_or_path)
-    return _summarize(read_state_dict(path), card, path, None)[0]
+    return _summarize(read_state_dict(path), card, path)[0]
 
 
 def _registered(name_or_path: str | Path) -> WeightsEntry | None:
@@ -121,7 +127,11 @@ def _hint(name: str | Path) -> str:
 
 
 def _summarize(
-    file: StateDictFile, card: ModelCard, path: Path, override: str | Path | None
+    file: StateDictFile,
+    card: ModelCard,
+    path: Path,
+    override: str | Path | None = None,
+    activation: Literal["auto", "softmax", "sigmoid"] = "auto",
 ) -> tuple[CheckpointSummary, Family]:
     family = detect_family(file.tensors, str(path))
     is_native = native.is_native(file.metadata)
@@ -130,8 +140,8 @@ def _summarize(
         card = replace(header, top1=card.top1 or header.top1)
     config = _config(file, card, family, path)
     notes = [*file.notes, *card.notes]
-    transform = card.transform or _default_transform(family, config, notes.append)
-    labels = _labels(card.labels, config.num_classes, override, path, notes.append)
+    transform = card.transform or default_transform(family, config, notes.append)
+    labels = choose_labels(card.labels, config.num_classes, override, path, notes.append)
     tensors = file.tensors.values()
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
     summary = CheckpointSummary(
@@ -140,12 +150,13 @@ def _summarize(
         family="convnext-serve" if is_native else family.name,
         container=file.container,
         version=2 if config.grn else 1,
-        size=_size_of(config),
+        size=size_of(config),
         config=config,
         parameters=sum(tensor.numel() for tensor in tensors),
         dtypes=tuple(dtype for dtype, _ in dtypes.most_common()),
         transform=transform,
         labels=labels,
+        activation=choose_activation(card.activation, activation, config.num_classes, str(path)),
         licence=card.licence or "unknown",
         top1=card.top1,
         notes=tuple(notes),
@@ -165,40 +176,6 @@ def _config(file: StateDictFile, card: ModelCard, family: Family, path: Path) ->
         norm_eps=card.norm_eps or config.norm_eps,
         head_norm_eps=card.head_norm_eps or config.head_norm_eps,
     )
-
-
-def _size_of(config: ConvNeXtConfig) -> str | None:
-    for size in SIZES:
-        published = config_for(size)
-        if (config.depths, config.widths) == (published.depths, published.widths):
-            return size
-    return None
-
-
-def _default_transform(family: Family, config: ConvNeXtConfig, note: Note) -> Transform:
-    entry = registered_weights().get(f"convnext_{_size_of(config)}") if family.name == "torchvision" else None
-    transform = entry.transform if entry and entry.transform else family.transform
-    note(f"no preprocessing in the checkpoint; using the default of {family.name}: {transform}")
-    return transform
-
-
-def _labels(
-    labels: tuple[str, ...] | None, num_classes: int, override: str | Path | None, path: Path, note: Note
-) -> tuple[str, ...]:
-    if override is not None:
-        labels = label_set(str(override)) if str(override) in label_sets() else read_labels(Path(override))
-    elif labels is None and num_classes == 1000:
-        note("no labels in the checkpoint; using the ImageNet-1K labels because it has 1000 classes")
-        labels = label_set("imagenet_1k")
-    elif labels is None:
-        note("no labels in the checkpoint; using class_0, class_1, …")
-        labels = tuple(f"class_{index}" for index in range(num_classes))
-    if len(labels) != num_classes:
-        raise CheckpointMismatch(f"{override or path}: found {len(labels)} labels, expected {num_classes}")
-    duplicates = [label for label, count in Counter(labels).items() if count > 1]
-    if duplicates:
-        note(f"{len(duplicates)} labels name more than one class, for example {duplicates[0]!r}")
-    return labels
 
 
 def _build(file: StateDictFile, family: Family, config: ConvNeXtConfig, path: Path) -> ConvNeXt:

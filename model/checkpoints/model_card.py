@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from model.convnext import ConvNeXtConfig
 from model.errors import CheckpointError
+from model.head import Activation
 from model.images.transform import Transform
 from model.labels import is_unicode
 
@@ -25,6 +26,7 @@ class ModelCard:
     norm_eps: float | None = None
     head_norm_eps: float | None = None
     num_classes: int | None = None
+    activation: Activation | None = None
     top1: float | None = None
     notes: tuple[str, ...] = ()
 

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from model.checkpoints.model_card import ModelCard
 from model.convnext import ConvNeXtConfig
 from model.errors import CheckpointError
+from model.head import Activation
 from model.images.transform import Transform
 from model.labels import parse_labels
 
@@ -42,6 +43,7 @@ def read_card(metadata: Mapping[str, str], source: str) -> ModelCard:
             config=ConvNeXtConfig(**_tuples(json.loads(metadata["config"]))),
             transform=Transform(**_tuples(json.loads(metadata["transform"]))),
             labels=parse_labels(json.loads(metadata["labels"]), source),
+            activation=_activation(metadata.get("activation")),
             top1=float(metadata["top1"]) if "top1" in metadata else None,
         )
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -57,12 +59,14 @@ def save_checkpoint(
     *,
     name: str,
     licence: str,
+    activation: Activation | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Atomically writes the ``state_dict`` of ``ConvNeXt(config)`` with its dtypes.
 
-    ``metadata`` is added to the header; its ``top1`` (percent) becomes ``LoadedModel.top1``. Raises
-    ``CheckpointError`` if the labels are invalid or not ``num_classes``, or if ``metadata`` has a reserved key.
+    ``activation`` is the output function (None: inferred from the number of classes). ``metadata`` is added to the
+    header; its ``top1`` (percent) becomes ``LoadedModel.top1``. Raises ``CheckpointError`` if the labels are invalid or
+    not ``num_classes``, or if ``metadata`` has a reserved key.
     """
     if len(labels) != config.num_classes:
         raise CheckpointError(f"found {len(labels)} labels, expected {config.num_classes}")
@@ -76,6 +80,7 @@ def save_checkpoint(
         "transform": json.dumps(asdict(transform)),
         "labels": json.dumps(list(labels), ensure_ascii=False),
     }
+    header |= {"activation": activation} if activation else {}
     if reserved := header.keys() & (metadata or {}).keys():
         raise CheckpointError(f"reserved metadata keys: {', '.join(sorted(reserved))}")
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items()}
@@ -92,6 +97,16 @@ def _write_atomically(path: Path, tensors: dict[str, Tensor], header: dict[str, 
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _activation(name: str | None) -> Activation | None:
+    for known in get_args(Activation):
+        if name == known:
+            activation: Activation = known
+            return activation
+    if name is None:
+        return None
+    raise ValueError(f"the activation {name!r} is not one of {', '.join(get_args(Activation))}")
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:  # Any: parsed JSON

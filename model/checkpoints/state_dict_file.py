@@ -17,7 +17,7 @@ from model.errors import CheckpointError
 
 _EMA_WRAPPERS = ("model_ema", "state_dict_ema")
 _WRAPPERS = (*_EMA_WRAPPERS, "model", "state_dict")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from app.serving.engine import Pixels
 from model import Transform
-from model.head import HeadWeights
+from model.head import Activation, HeadWeights
 from tests.constants import WAIT_S
 
 
@@ -23,6 +23,7 @@ class FakeModel:
     licence: str = "CC0-1.0"
     sha256: str = "f" * 64
     labels: tuple[str, ...] = tuple(f"grey {level}" for level in range(256))
+    activation: Activation = "softmax"
     transform: Transform = field(default_factory=lambda: Transform(8, 8))
 
 

@@ -43,7 +43,7 @@ async def classify(request: Request, context: ContextDep, service: ServiceDep) -
         nonlocal options
         body = parse(Body, parse_json(document))
         parameters = body.parameters or Parameters()
-        options = ClassifyOptions(parameters.top_k, function=parameters.function_to_apply or "softmax")
+        options = ClassifyOptions(parameters.top_k, function=parameters.function_to_apply)
         return await decode_base64(body.inputs)
 
     async def read(reader: BodyReader) -> tuple[list[bytes], ClassifyOptions]:

@@ -23,6 +23,7 @@ async def info(service: ServiceDep) -> ModelInfo:
     return ModelInfo(
         name=engine.model.name,
         family=engine.model.family,
+        activation=engine.model.activation,
         num_labels=len(engine.model.labels),
         input_size=engine.input_size,
         parameters=engine.parameters,

@@ -157,7 +157,7 @@ def test_notes_a_missing_processor(folder: Path) -> None:
     [
         ("config.json", {"model_type": "resnet"}, "model_type='resnet'"),
         ("config.json", {"hidden_act": "relu"}, "hidden_act='relu'"),
-        ("config.json", {"problem_type": "multi_label_classification"}, "problem_type='multi_label_classification'"),
+        ("config.json", {"problem_type": "regression"}, "problem_type='regression'"),
         ("config.json", {"id2label": {"0": "cat", "2": "owl"}}, "class 1"),
         ("config.json", {"id2label": 3}, "id2label.* int"),
         ("preprocessor_config.json", {"image_processor_type": "ViTImageProcessor"}, "'ViTImageProcessor'"),

@@ -13,6 +13,7 @@ async def test_describes_the_model(connect: Connect) -> None:
         assert (await client.get("/model")).json() == {
             "name": "fake",
             "family": "native",
+            "activation": "softmax",
             "num_labels": 256,
             "input_size": 8,
             "parameters": 1,
