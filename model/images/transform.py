@@ -27,6 +27,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _INTERPOLATIONS = ("bilinear", "bicubic")
 _DECODING_RUNS = 5
+_MIN_REDUCED_INPUT = 128
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,13 @@ class Transform:
 def preprocess(data: bytes, transform: Transform, max_image_pixels: int = MAX_IMAGE_PIXELS) -> Pixels:
     """Decodes one encoded image and returns the network's input, ``(crop_size, crop_size, 3)`` uint8 RGB.
 
-    A JPEG that is more than twice as large as needed is decoded at a reduced scale, never below twice ``resize_size``.
+    A JPEG that is more than twice as large as needed is decoded at a reduced scale, never below twice ``resize_size``;
+    not for inputs below 128 pixels, whose top classes it would change.
     It may have more pixels than other images, see ``EncodedImage``.
     Raises ``UnsupportedFormat``, ``ImageTooLarge`` (before decoding), ``InvalidImage`` or ``MemoryError``.
     """
-    image = EncodedImage(data, max_image_pixels, 2 * transform.resize_size)
+    is_small = transform.crop_size < _MIN_REDUCED_INPUT
+    image = EncodedImage(data, max_image_pixels, None if is_small else 2 * transform.resize_size)
     _check_resized_size(image.size, transform, max_image_pixels)
     return resize_and_crop(image.decode(), transform)
 

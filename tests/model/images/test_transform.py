@@ -17,6 +17,7 @@ from model.images.transform import FORMATS, IMAGENET_MEAN, IMAGENET_STD, Pixels,
 from tests.conftest import Encode, MakePhoto
 
 SMALL = Transform(72, 64)
+MEDIUM = Transform(144, 128)
 LOSSLESS: dict[str, dict[str, int]] = {"PNG": {}, "BMP": {}, "TIFF": {}, "WEBP": {"lossless": True}}
 
 
@@ -237,14 +238,20 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_scale(make_photo: MakePhoto, encod
     image = decoded(data)
     if orientation == 6:
         image = image.transpose(Image.Transpose.ROTATE_270)
-    levels = difference(preprocess(data, SMALL), reference(image, SMALL))
+    levels = difference(preprocess(data, MEDIUM), reference(image, MEDIUM))
     assert 0 < levels.mean() < 1.5
     assert np.percentile(levels, 99) <= 12
 
 
 def test_a_jpeg_below_four_times_the_size_is_decoded_at_full_scale(make_photo: MakePhoto, encode: Encode) -> None:
-    data = encode(make_photo(400, 4 * 72 - 1), "JPEG")
-    assert np.array_equal(preprocess(data, SMALL), reference(decoded(data), SMALL))
+    data = encode(make_photo(800, 4 * 144 - 1), "JPEG")
+    assert np.array_equal(preprocess(data, MEDIUM), reference(decoded(data), MEDIUM))
+
+
+@pytest.mark.parametrize("side", [32, 64, 96, 127])
+def test_a_jpeg_for_a_small_input_is_decoded_at_full_scale(make_photo: MakePhoto, encode: Encode, side: int) -> None:
+    data, transform = encode(make_photo(1200, 900), "JPEG"), Transform(side + 8, side)
+    assert np.array_equal(preprocess(data, transform), reference(decoded(data), transform))
 
 
 def test_detail_size_reduces_an_image_before_the_resize(make_photo: MakePhoto, encode: Encode) -> None:
