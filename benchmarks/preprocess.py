@@ -2,8 +2,8 @@
 
     python -m benchmarks.preprocess
 
-By size on one thread; and for the smallest size on two threads, alone and beside a thread that keeps the interpreter
-busy, as the event loop of the service does.
+By size on one thread, per second of its CPU time; and for the smallest size on two threads, alone and beside a thread
+that keeps the interpreter busy, as the event loop of the service does.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from torchvision.transforms import functional as pillow_functional
 from torchvision.transforms.v2 import functional
 
 from benchmarks.photos import make_photos
-from benchmarks.rounds import alternate, keep, median_seconds, ratios, spread
+from benchmarks.rounds import alternate, keep, ratios, spread
 from model.images.transform import Transform, preprocess
 
 SIZES = {"0.2 MP": (500, 375), "0.5 MP": (816, 612), "2 MP": (1632, 1224), "12 MP": (4000, 3000)}
@@ -35,8 +35,14 @@ Reader = Callable[[bytes], object]
 def with_pillow(photo: bytes) -> object:
     """Decoded at full scale, resized and cropped by Pillow."""
     with Image.open(io.BytesIO(photo)) as image:
-        resized = pillow_functional.resize(image.convert("RGB"), [TRANSFORM.resize_size], antialias=True)
-        return np.asarray(pillow_functional.center_crop(resized, [TRANSFORM.crop_size, TRANSFORM.crop_size]))
+        return _resized(image)
+
+
+def with_pillow_draft(photo: bytes) -> object:
+    """Decoded by Pillow at a reduced scale, at least twice the size that it is resized to."""
+    with Image.open(io.BytesIO(photo)) as image:
+        image.draft("RGB", (2 * TRANSFORM.resize_size, 2 * TRANSFORM.resize_size))
+        return _resized(image)
 
 
 def with_torchvision(photo: bytes) -> object:
@@ -46,16 +52,24 @@ def with_torchvision(photo: bytes) -> object:
     return functional.center_crop(resized, [TRANSFORM.crop_size, TRANSFORM.crop_size])
 
 
+def _resized(image: Image.Image) -> object:
+    resized = pillow_functional.resize(image.convert("RGB"), [TRANSFORM.resize_size], antialias=True)
+    return np.asarray(pillow_functional.center_crop(resized, [TRANSFORM.crop_size, TRANSFORM.crop_size]))
+
+
 READERS: dict[str, Reader] = {
     "this project": partial(preprocess, transform=TRANSFORM),
     "Pillow": with_pillow,
+    "Pillow, draft": with_pillow_draft,
     "torchvision": with_torchvision,
 }
 
 
 def rate(read: Reader, photos: list[bytes], seconds: float) -> float:
-    """Photos per second on one thread."""
-    return len(photos) / median_seconds(lambda: [read(photo) for photo in photos], seconds)
+    """Photos per second of CPU time on one thread."""
+    started, deadline = time.thread_time(), time.perf_counter() + seconds
+    photos_read = _read_until(read, photos, deadline)
+    return photos_read / (time.thread_time() - started)
 
 
 def threaded_rate(read: Reader, photos: list[bytes], seconds: float, *, busy: bool, switch_interval_s: float) -> float:
@@ -88,9 +102,9 @@ def _spin(deadline: float) -> None:
 def measure(title: str, candidates: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Prints and returns photos per second by reader, one value per round."""
     figures = alternate(dict(candidates), rounds)
-    print(f"\n{title}: photos/s, and ratio to Pillow")
+    print(f"\n{title}: photos/s, and ratio to Pillow with draft()")
     for name in candidates:
-        print(f"  {name:16} {spread(figures[name], 1):24} {spread(ratios(figures, name, 'Pillow'))}", flush=True)
+        print(f"  {name:16} {spread(figures[name], 1):24} {spread(ratios(figures, name, 'Pillow, draft'))}", flush=True)
     return figures
 
 
