@@ -5,6 +5,7 @@ import logging
 import queue
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -123,9 +124,7 @@ class CudaRuntime:
         slot = self._slots[0]
         with torch.inference_mode(), slot.stream.active():
             for size in sizes:
-                for x, weights in forward.depthwise_inputs(slot.pixels[:size]):
-                    if tuple(x.shape) not in self._depthwise.tiles:
-                        self._depthwise.tune(slot.stream, x, weights)
+                forward.visit_depthwise(slot.pixels[:size], partial(self._depthwise.tune, slot.stream))
 
     def _capture(self, proof: Proof, sizes: Sequence[int]) -> bool:
         """Captures and checks all graphs, the largest first, whose memory the others share."""

@@ -1,5 +1,6 @@
 """FusedConvNeXt: a folded network on channels-last rows, with fewer passes over the activations than modules."""
 
+from collections.abc import Callable
 from typing import Literal, cast, get_args
 
 import torch
@@ -62,15 +63,13 @@ class FusedConvNeXt:
             x = stage(x)
         return self._head(x), x.permute(0, 3, 1, 2)
 
-    def depthwise_inputs(self, pixels: Tensor) -> list[tuple[Tensor, DepthwiseWeights]]:
-        """An input ``(N, H, W, C)`` of the depthwise kernel and its weights, for each stage."""
-        found = []
+    def visit_depthwise(self, pixels: Tensor, visit: Callable[[Tensor, DepthwiseWeights], None]) -> None:
+        """Calls ``visit`` with an input ``(N, H, W, C)`` of the depthwise kernel and its weights, before each stage."""
         x = self._stem(pixels)
         for stage in self._stages:
             x = stage.downsample(x)
-            found.append((x, stage.depthwise_weights[0]))
+            visit(x, stage.depthwise_weights[0])
             x = stage(x, downsampled=True)
-        return found
 
     def _plain_stem(self, pixels: Tensor) -> Tensor:
         x: Tensor = self._network.stem(pixels.permute(0, 3, 1, 2).to(self._dtype))

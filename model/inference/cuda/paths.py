@@ -59,7 +59,8 @@ class Proof:
 
     def accept(self, baseline: Candidate) -> None:
         """Takes the error of the eager network as a measure for that of the others."""
-        self._limit = max(LIMIT, _ROUNDING * self._error(baseline))
+        error = self._error(baseline)
+        self._limit = max(LIMIT, _ROUNDING * error) if math.isfinite(error) else LIMIT
 
     def better(self, current: Candidate, name: str, build: Callable[[], Candidate]) -> Candidate:
         """The candidate that ``build`` returns if it is right and faster than ``current``, else ``current``.
@@ -100,7 +101,6 @@ class Proof:
         errors = []
         for size in self._sizes:
             images = self._images[:size]
-            self._slot.run(images, size, candidate.forward)  # compiles, and allocates what a graph may not
             if candidate.graphs:
                 self._slot.capture(size, candidate.forward)
             errors.append(self._difference(self._slot.run(images, size, candidate.forward, features=True), size))

@@ -54,9 +54,11 @@ class Slot:
         return self._start(size, forward)
 
     def capture(self, size: int, forward: Forward) -> None:
-        """Records a batch of ``size`` in a graph, which replaces an earlier one; ``forward`` has run before."""
+        """Records a batch of ``size`` in a graph, which replaces an earlier one."""
         self._graphs.pop(size, None)
-        with torch.inference_mode():
+        with torch.inference_mode(), self.stream.active():
+            self._start(size, forward)  # loads, compiles and allocates what recording a graph may not
+            self.stream.wait()
             self._graphs[size] = _Graph(*self.stream.capture(lambda: self._start(size, forward)))
 
     def forget(self) -> None:

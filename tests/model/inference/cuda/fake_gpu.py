@@ -17,6 +17,7 @@ class FakeStream:
     def __init__(self, gpu: "FakeGpu") -> None:
         self._gpu = gpu
         self.is_active = False
+        self.waits = 0  # since the last capture
 
     def active(self) -> AbstractContextManager[None]:
         return self._activate()
@@ -34,6 +35,7 @@ class FakeStream:
         if self._gpu.capture_error is not None:
             raise self._gpu.capture_error
         self._gpu.on_capture(self)
+        self.waits = 0
         result = work()
 
         def launch() -> None:
@@ -45,6 +47,7 @@ class FakeStream:
         return launch, result
 
     def wait(self) -> None:
+        self.waits += 1
         if self._gpu.work_error is not None:
             raise self._gpu.work_error
 
