@@ -1,9 +1,13 @@
 """Real HTTP clients classify a photo over a socket."""
 
 import asyncio
+import base64
+import gzip
+import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -65,6 +69,27 @@ def run(program: str, *arguments: str) -> str:
     )
     assert process.returncode == 0, process.stderr
     return process.stdout
+
+
+_NODE_BYTES = """
+const { readFileSync } = require("node:fs");
+const [url, path] = process.argv.slice(2);
+(async () => {
+  // As the package form-data does with a Buffer: no file name, and a type that says nothing.
+  const boundary = "--------------------------" + "1".repeat(24);
+  const disposition = 'Content-Disposition: form-data; name="file"';
+  const head = [`--${boundary}`, disposition, "Content-Type: application/octet-stream", "", ""].join("\\r\\n");
+  const body = Buffer.concat([Buffer.from(head), readFileSync(path), Buffer.from(`\\r\\n--${boundary}--\\r\\n`)]);
+  const headers = { "Content-Type": `multipart/form-data; boundary=${boundary}` };
+  const response = await fetch(url, { method: "POST", body, headers });
+  if (response.status !== 200) throw new Error(await response.text());
+  const blob = new FormData();
+  blob.append("file", new Blob([readFileSync(path)]));
+  const second = await fetch(url, { method: "POST", body: blob });
+  if ((await second.text()) !== (await response.text())) throw new Error("the answers differ");
+  process.stdout.write(await (await fetch(url, { method: "POST", body: readFileSync(path) })).text());
+})();
+"""
 
 
 def curl(*arguments: str) -> Result:
@@ -185,3 +210,97 @@ def test_aiohttp_form_and_body(url: str, photo_path: Path, expected: Result) -> 
             return results
 
     assert asyncio.run(classify_twice()) == [expected, expected]
+
+
+def test_curl_form_with_the_content_as_text(url: str, photo_path: Path, expected: Result) -> None:
+    assert curl("--form", f"file=<{photo_path}", url) == expected
+    assert curl("--form", f"file=<{photo_path};type=image/jpeg", url) == expected
+
+
+def test_curl_http_1_0(url: str, photo_path: Path, expected: Result) -> None:
+    assert curl("--http1.0", "--form", f"file=@{photo_path}", url) == expected
+    assert curl("--http1.0", "--data-binary", f"@{photo_path}", "--header", "Content-Type: image/jpeg", url) == expected
+
+
+def test_curl_compressed_body(url: str, photo_path: Path, expected: Result, tmp_path: Path) -> None:
+    compressed = tmp_path / "photo.gz"
+    compressed.write_bytes(gzip.compress(photo_path.read_bytes()))
+    for headers in ((), ("--header", "Transfer-Encoding: chunked")):
+        options = ("--header", "Content-Encoding: gzip", "--header", "Content-Type: image/jpeg", *headers)
+        assert curl("--data-binary", f"@{compressed}", *options, url) == expected
+
+
+def test_curl_json_without_its_content_type(url: str, photo_path: Path, expected: Result, tmp_path: Path) -> None:
+    document = tmp_path / "photo.json"
+    document.write_text(json.dumps({"image": base64.b64encode(photo_path.read_bytes()).decode()}), encoding="utf-8")
+    assert curl("--data", f"@{document}", url) == expected
+
+
+def test_node_form_of_bytes(url: str, photo_path: Path, expected: Result, tmp_path: Path) -> None:
+    source = tmp_path / "classify.js"
+    source.write_text(_NODE_BYTES, encoding="utf-8")
+    assert json.loads(run("node", str(source), url, str(photo_path))) == expected
+
+
+@pytest.mark.parametrize("content_type", ["image/jpeg", "application/octet-stream", "text/plain"])
+def test_requests_parts_without_a_file_name(url: str, photo_path: Path, expected: Result, content_type: str) -> None:
+    photo = photo_path.read_bytes()
+    with requests.Session() as session:
+        session.trust_env = False
+        for part in ((None, photo), (None, photo, content_type), ("", photo, content_type)):
+            assert session.post(url, files={"file": part}, timeout=_TIMEOUT_S).json() == expected
+        assert session.post(url, data={"file": photo}, files={"x": b""}, timeout=_TIMEOUT_S).status_code == 400
+
+
+def test_httpx_part_without_a_file_name(url: str, photo_path: Path, expected: Result) -> None:
+    part = (None, photo_path.read_bytes(), "image/jpeg")
+    assert httpx.post(url, files={"file": part}, timeout=_TIMEOUT_S, trust_env=False).json() == expected
+
+
+def test_aiohttp_parts_without_a_file_name(url: str, photo_path: Path, expected: Result) -> None:
+    photo = photo_path.read_bytes()
+
+    async def classify_all() -> list[Result]:
+        results: list[Result] = []
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(_TIMEOUT_S)) as session:
+            for options in ({"content_type": "image/jpeg"}, {"content_type": "application/octet-stream"}):
+                form = aiohttp.FormData()
+                form.add_field("file", io.BytesIO(photo), **options)
+                async with session.post(url, data=form) as response:
+                    results.append(await response.json())
+            async with session.post(url, data=photo, headers=_JPEG, compress="gzip") as response:
+                results.append(await response.json())
+            async with session.post(url, data=photo, headers=_JPEG, compress="deflate") as response:
+                results.append(await response.json())
+        return results
+
+    assert asyncio.run(classify_all()) == [expected] * 4
+
+
+def test_http_1_0_without_keep_alive(service_url: str, photo_path: Path, expected: Result) -> None:
+    photo = photo_path.read_bytes()
+    host, port = service_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), _TIMEOUT_S) as connection:
+        head = f"POST /predict HTTP/1.0\r\nContent-Type: image/jpeg\r\nContent-Length: {len(photo)}\r\n\r\n"
+        connection.sendall(head.encode() + photo)
+        with connection.makefile("rb") as stream:
+            answer = stream.read()  # the server closes the connection
+    headers, _, body = answer.partition(b"\r\n\r\n")
+    assert b" 200 " in headers.splitlines()[0]
+    assert json.loads(body) == expected
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "name=file; filename=photo.jpg; filename*=utf-8''photo.jpg",
+        'name="file"; filename="=?utf-8?B?R3LDtsOfZS5qcGc=?="; filename*=utf-8Gr%C3%B6%C3%9Fe.jpg',
+        "name=file; filename*=utf-8''Gr%C3%B6%C3%9Fe.jpg",
+    ],
+)
+def test_dotnet_headers(url: str, photo_path: Path, expected: Result, names: str) -> None:
+    boundary = "6f1a7c2e-0f0b-4d0e-9f6b-1c2d3e4f5a6b"  # .NET quotes it
+    head = f"--{boundary}\r\nContent-Type: image/jpeg\r\nContent-Disposition: form-data; {names}\r\n\r\n"
+    body = head.encode() + photo_path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+    headers = {"Content-Type": f'multipart/form-data; boundary="{boundary}"'}
+    assert httpx.post(url, content=body, headers=headers, timeout=_TIMEOUT_S, trust_env=False).json() == expected

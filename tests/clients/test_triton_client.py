@@ -1,5 +1,6 @@
 """NVIDIA's own client of the Open Inference Protocol classifies photos over a socket."""
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 import requests
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
+
+from tests.clients.conftest import running_server
 
 _TIMEOUT_S = 60
 
@@ -75,3 +78,65 @@ def test_both_datatypes_are_accepted(
 def test_an_error_reaches_the_client(client: InferenceServerClient, name: str) -> None:
     with pytest.raises(InferenceServerException, match="image"):
         client.infer(name, [bytes_input(b"no image")])
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+@pytest.mark.parametrize("binary", [True, False])
+def test_requests_may_be_compressed(
+    client: InferenceServerClient, name: str, photo_path: Path, algorithm: str, binary: bool
+) -> None:
+    photo = photo_path.read_bytes()
+    plain = client.infer(name, [bytes_input(photo)]).as_numpy("class_id")
+    tensor = bytes_input(photo)
+    if not binary:
+        text = base64.b64encode(photo).decode()
+        tensor = InferInput("image", [1], "BYTES")
+        tensor.set_data_from_numpy(np.array([text], object), binary_data=False)
+    result = client.infer(
+        name, [tensor], request_compression_algorithm=algorithm, response_compression_algorithm="gzip"
+    )
+    assert result.as_numpy("class_id").tolist() == plain.tolist()
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_softmax_of_requested_logits_are_the_probabilities(
+    client: InferenceServerClient, name: str, photo_path: Path, binary: bool
+) -> None:
+    names = ("logits", "score", "class_id", "probability")
+    outputs = [InferRequestedOutput(output, binary) for output in names]
+    result = client.infer(name, [bytes_input(photo_path.read_bytes())], outputs=outputs)
+    [logits], [score], [class_id], [probability] = (result.as_numpy(output) for output in names)
+    assert score == pytest.approx(logits[class_id])
+    assert probability == pytest.approx((np.exp(logits) / np.exp(logits).sum())[class_id], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "photo", "status"),
+    [("other", "", b"", "404"), (None, "7", b"", "404"), (None, "", b"no image", "415"), (None, "", bytes(10), "415")],
+)
+def test_every_error_has_a_message(
+    client: InferenceServerClient, name: str, model: str | None, version: str, photo: bytes, status: str
+) -> None:
+    with pytest.raises(InferenceServerException) as raised:
+        client.infer(model or name, [bytes_input(photo)], model_version=version)
+    assert raised.value.status() == status
+    assert raised.value.message()
+
+
+def test_what_the_server_does_not_have_is_an_error_with_a_message(client: InferenceServerClient, name: str) -> None:
+    for call in (client.get_model_repository_index, client.get_inference_statistics, client.get_trace_settings):
+        with pytest.raises(InferenceServerException) as raised:
+            call()
+        assert raised.value.status() == "404"
+    with pytest.raises(InferenceServerException):
+        client.get_model_config(name)
+
+
+def test_a_missed_deadline_is_an_error_with_a_message(photo_path: Path) -> None:
+    options = ("--protocols", "open_inference", "--request-timeout-s", "0.001")
+    with running_server(*options) as url:
+        slow = InferenceServerClient(url.removeprefix("http://"), network_timeout=_TIMEOUT_S)
+        with pytest.raises(InferenceServerException) as raised:
+            slow.infer("convnext_atto_tiny_imagenet_200", [bytes_input(photo_path.read_bytes())])
+    assert raised.value.status() in ("503", "504")
+    assert raised.value.message()
