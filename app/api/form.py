@@ -1,5 +1,6 @@
 """FormFiles: the files of a multipart/form-data body, collected while it is read (RFC 7578)."""
 
+import codecs
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ class FormFile:
 class FormFiles:
     """Keeps up to ``max_files`` parts named ``field_name``; every other part is an error.
 
-    A part without a file name is a file if ``is_image`` says so of its content, and else a text field, which is an
-    error. Part names are decoded as UTF-8, never with a charset that the client chooses. All methods raise
+    A part without a file name is a text field, which is an error, if its content is text and not what ``is_image``
+    accepts. Part names are decoded as UTF-8, never with a charset that the client chooses. All methods raise
     ``InvalidRequest``.
     """
 
@@ -47,7 +48,9 @@ class FormFiles:
         self._begun = self._ended = False
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
-            raise InvalidRequest("The Content-Type header has no multipart boundary.")
+            raise InvalidRequest(
+                "The Content-Type header has no multipart boundary; let the client set the header, with its boundary."
+            )
         callbacks: MultipartCallbacks = {
             "on_part_begin": self._on_part_begin,
             "on_header_field": self._on_header_field,
@@ -81,10 +84,11 @@ class FormFiles:
         files: list[FormFile] = []
         while self._parts:  # one at a time, so that no more than one is held twice
             name, content = self._parts.pop(0)
-            if name is None and not self._is_image(bytes(content[:_START])):
+            if name is None and not self._is_image(start := bytes(content[:_START])) and _is_text(start):
                 raise InvalidRequest(
-                    f"The part '{self._field_name}' is a text field; it must be a file. The URL or path of an image is"
-                    " not enough: URLs are not fetched, as they could reach internal hosts."
+                    f"The part '{self._field_name}' is the text {start[:40].decode('utf-8', 'ignore')!r}; it must be"
+                    " the bytes of an image. URLs are not fetched, as they could reach internal hosts; base64 is"
+                    " accepted in JSON."
                 )
             files.append(FormFile(name or "", bytes(content)))
         return files
@@ -110,7 +114,8 @@ class FormFiles:
         if name in _QUERY_PARAMETERS:
             raise InvalidRequest(f"{name} belongs in the query, not in the form: ?{name}=…")
         if name != self._field_name:
-            raise InvalidRequest(f"The part {name!r} is not known; the part with the image is '{self._field_name}'.")
+            found = f"{name[:40]!r} is not known" if name else "has no name"
+            raise InvalidRequest(f"The part {found}; the one with the image must be named '{self._field_name}'.")
         if len(self._parts) == self._max_files:
             several = " Send several images to /predict/batch, as 'files'." if self._max_files == 1 else ""
             raise InvalidRequest(f"There are too many parts named '{name}'; the limit is {self._max_files}.{several}")
@@ -121,6 +126,14 @@ class FormFiles:
 
     def _on_end(self) -> None:
         self._ended = True
+
+
+def _is_text(start: bytes) -> bool:
+    """Whether a part that begins with ``start`` is text in UTF-8, which may be cut off within a character."""
+    try:
+        return b"\0" not in start and codecs.getincrementaldecoder("utf-8")().decode(start) is not None
+    except UnicodeDecodeError:
+        return False
 
 
 def _names(disposition: str) -> tuple[str, str | None]:

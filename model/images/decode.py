@@ -12,6 +12,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from model.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedFormat
 from model.images import tiff
+from model.images.foreign import describe
 from model.images.heif import find_heif_format, register_heif_decoder
 from model.images.jpeg import Pixels, complete_jpeg, decode_jpeg, is_single_scan, lacks_end_marker, read_jpeg_size
 from model.images.libtiff import silence_libtiff
@@ -236,7 +237,7 @@ def _sniff(data: bytes) -> str:
     found = found or next((name for name in FORMATS if _has_signature(name, data[:16])), None)
     if found in accepted:
         return found
-    kind = "a HEIC image" if found == "HEIF" else "in none of the accepted image formats"
+    kind = "a HEIC image" if found == "HEIF" else describe(data) or "in none of the accepted image formats"
     raise UnsupportedFormat(f"The file is {kind}; accepted are {', '.join(accepted)}.")
 
 

@@ -190,12 +190,21 @@ def test_rejects_parts_that_are_not_the_file(disposition: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "disposition", [b'form-data; name="file"', b"form-data; name=file", b'form-data; name="file";']
+    "disposition",
+    [
+        b'form-data; name="file"',
+        b"form-data; name=file",
+        b'form-data; name="file";',
+        b'form-data ; name = "file"',
+        b'FORM-DATA;NAME="file"',
+        b'form-data;\tname="file"',
+        b'attachment; name="file"',
+    ],
 )
 def test_a_part_without_a_file_name_is_a_file_if_it_is_an_image(disposition: bytes) -> None:
     image = b"\x89PNG\r\n\x1a\n" + PHOTO
     assert parse([body(b"Content-Disposition: " + disposition + b"\r\n\r\n" + image)]).content == image
-    for text in (b"https://example.com/cat.jpg", b"", b"cat.jpg"):
+    for text in (b"https://example.com/cat.jpg", b"", b"cat.jpg", "bäckerei".encode()[:2], "写".encode() * 200):
         with pytest.raises(InvalidRequest):
             parse([body(b"Content-Disposition: " + disposition + b"\r\n\r\n" + text)])
 
@@ -217,6 +226,11 @@ def test_the_extended_file_name_takes_precedence(parameters: str, name: str) -> 
     form = FormFiles(FORM, "file", 1, is_image)
     form.write(body(f'Content-Disposition: form-data; name="file"; {parameters}\r\n\r\n'.encode() + PHOTO))
     assert [file.name for file in form.finish()] == [name]
+
+
+def test_binary_data_without_a_file_name_is_left_to_the_decoder() -> None:
+    for content in (b"\0\0\0\x18ftypqt  ", b"\x1f\x8b\x08", b"\xff\xd7", "写真".encode() + b"\xff"):
+        assert parse([body(b'Content-Disposition: form-data; name="file"\r\n\r\n' + content)]).content == content
 
 
 def test_rejects_a_second_file() -> None:

@@ -1,6 +1,7 @@
 """JSON bodies, and what clients that guess wrong are told."""
 
 import base64
+import gzip
 import json
 from collections.abc import Callable
 
@@ -182,3 +183,35 @@ async def test_every_form_of_base64_is_accepted_wherever_base64_is(
         for path, body in bodies.items():
             response = await client.post(path, json=body)
             assert response.status_code == 200, (path, response.text)
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (gzip.compress(b"a"), "gzip"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b'\n<svg xmlns="http://www.w3.org/2000/svg">', "SVG"),
+        (b"<!doctype html>", "HTML"),
+        (b"PK\x03\x04\0\0", "ZIP"),
+        (b"\xff\x0a\xff", "JPEG XL"),
+        (b"\0\0\0\x20ftypisom", "MP4"),
+        (base64.b64encode(b"\xff\xd8\xff\xe0\0\x10JFIF"), "base64"),
+        (base64.b64encode(b"\x89PNG\r\n\x1a\n\0\0"), "base64"),
+        (b"data:image/png;base64,AAAA", "data: URL"),
+        (b"=FF=D8=FF=E0", "quoted-printable"),
+        (b"photo.jpg", "'photo.jpg'"),
+    ],
+)
+async def test_what_was_found_instead_of_an_image_is_named_with_the_accepted_formats(
+    connect: Connect, problem: CheckProblem, data: bytes, found: str
+) -> None:
+    async with connect() as client:
+        for request in (
+            {"content": data, "headers": {"Content-Type": "image/jpeg"}},
+            {"content": data, "headers": {"Content-Type": "application/octet-stream"}},
+            {"files": {"file": ("photo.jpg", data)}},
+            {"json": {"image": base64.b64encode(data).decode()}},
+        ):
+            detail = problem(await client.post("/predict", **request), 415, "unsupported-media-type")
+            assert found in detail
+            assert "JPEG, PNG" in detail
