@@ -54,11 +54,6 @@ def test_python_version_is_that_of_the_dockerfile(service: Yaml) -> None:
     assert service["build"]["args"]["PYTHON_VERSION"] == f"${{PYTHON_VERSION:-{default[1]}}}"
 
 
-def test_torch_is_built_for_the_cpu_unless_the_gpu_file_is_used(service: Yaml, gpu_service: Yaml) -> None:
-    assert service["build"]["args"]["TORCH_BACKEND"] == "${TORCH_BACKEND-cpu}"  # "-", not ":-": empty is a value
-    assert gpu_service["build"]["args"]["TORCH_BACKEND"] == "${TORCH_BACKEND-}"
-
-
 def test_cpu_and_gpu_images_have_different_tags(service: Yaml, gpu_service: Yaml) -> None:
     assert service["image"] != gpu_service["image"]
 
@@ -106,10 +101,6 @@ def test_container_has_no_privileges(service: Yaml) -> None:
     assert not {"privileged", "cap_add", "network_mode", "pid", "user"} & set(service)
 
 
-def test_number_of_processes_is_limited(service: Yaml) -> None:
-    assert service["pids_limit"] > 0
-
-
 @pytest.mark.parametrize(("fixture", "idle_bytes"), [("service", 1.2e9), ("gpu_service", 4.2e9)])
 def test_memory_limit_covers_the_largest_accepted_load(
     fixture: str, idle_bytes: float, request: pytest.FixtureRequest
@@ -135,14 +126,3 @@ def test_health_check_is_that_of_the_dockerfile(service: Yaml) -> None:
     assert check.pop("test") == ["CMD", *json.loads(line[2])]
     options = dict(option.removeprefix("--").split("=") for option in line[1].split())
     assert {name.replace("_", "-"): str(value) for name, value in check.items()} == options
-
-
-def test_service_restarts_after_a_crash_or_a_reboot(service: Yaml) -> None:
-    assert service["restart"] == "unless-stopped"
-
-
-def test_gpu_file_requires_a_gpu(gpu_service: Yaml) -> None:
-    (device,) = gpu_service["deploy"]["resources"]["reservations"]["devices"]
-    assert device["driver"] == "nvidia"
-    assert "gpu" in device["capabilities"]
-    assert default_of(gpu_service, "CONVNEXT_DEVICE") == "cuda"
