@@ -38,6 +38,29 @@ async def test_a_listed_origin_may_read_predictions_and_rejections(
         assert "access-control-allow-origin" not in other.headers
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "authorization",
+        "content-type,x-api-key,x-request-id",
+        "traceparent,tracestate,baggage",
+        "x-requested-with",
+        "cache-control",
+        "if-none-match,if-match,if-modified-since,if-unmodified-since",
+    ],
+)
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch", "/model/labels", "/v2/models/fake/infer"])
+async def test_a_preflight_allows_what_libraries_add(connect: Connect, headers: str, path: str) -> None:
+    async with connect(cors_origins={ORIGIN}, protocols="open_inference") as client:
+        asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": headers}
+        preflight = await client.options(path, headers=asked)
+        rejected = await client.options(path, headers=asked | {"Access-Control-Request-Headers": "x-unknown"})
+    assert preflight.status_code == 200
+    allowed = {name.strip() for name in preflight.headers["access-control-allow-headers"].lower().split(",")}
+    assert set(headers.split(",")) <= allowed
+    assert rejected.status_code == 400
+
+
 async def test_a_listed_origin_may_read_what_no_route_has_answered(
     connect: Connect, grey: Grey, make_app: MakeApp, problem: CheckProblem
 ) -> None:
