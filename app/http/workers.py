@@ -131,6 +131,7 @@ class Worker(Process):
         self.replace_at: float | None = None  # set when the process has ended
         self._main = main
         self._told = False
+        self._away_at: float | None = None  # when it was seen to end
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         """Runs in the worker."""
@@ -165,9 +166,12 @@ class Worker(Process):
         """Whether the process runs and, once it serves, its event loop responds within ``timeout`` seconds."""
         if self.ready_at is None and self.board.state(self.number) == State.READY:
             self.ready_at = time.monotonic()
-        if self.board.state(self.number) == State.AWAY:  # importing, warming up, or ending
+        if self.board.state(self.number) != State.AWAY:
+            return super().is_alive(timeout)
+        if self.ready_at is None:  # importing or warming up
             return self.process.is_alive()
-        return super().is_alive(timeout)
+        self._away_at = self._away_at or time.monotonic()
+        return self.process.is_alive() and time.monotonic() < self._away_at + _EXIT_S
 
     def terminate(self) -> None:
         """Tells the worker to drain, once; the connection to it stays open."""

@@ -34,7 +34,7 @@ class Launch:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def this_project(weights: Path, port: int, _folder: Path, *, multipart: bool = True) -> Launch:
+def this_project(weights: Path | str, port: int, _folder: Path, *, multipart: bool = True) -> Launch:
     command = [sys.executable, "-m", "app", "serve", "--port", str(port)]
     return Launch(command, "/predict", multipart, {"CONVNEXT_MODEL": str(weights), "CONVNEXT_LOG_LEVEL": "warning"})
 

@@ -1,21 +1,26 @@
 """A server whose engine fails or hangs as told by lines on stdin; it classifies an image by its gray level."""
 
+import socket
 import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from app.http.server import bind, serve
+from app.http.server import Server, bind, serve
+from app.http.workers import Worker, WorkerServer, supervise
 from app.logs import configure_logging
 from app.main import create_app
+from app.serving.telemetry import Telemetry
 from app.settings import Settings
 from model import Transform
 from model.images.transform import Pixels
+from model.inference.cpu import available_cores
 from model.inference.engine import InferenceEngine
 
 
@@ -79,25 +84,44 @@ def obey(engine: FaultyEngine) -> None:
         print("ok", flush=True)  # noqa: T201 - for the test that waits
 
 
-def main() -> None:
-    """Serves until a signal."""
-    settings = Settings()
+def run(settings: Settings, listener: socket.socket, worker: Worker | None = None) -> None:
+    """Serves until a signal, in a process of its own or as a worker, which gets no commands."""
     engine = FaultyEngine(settings.model)
     engine.gate.set()
     GatedTransform.gate.set()
-    threading.Thread(target=obey, args=(engine,), daemon=True).start()
-    logs = configure_logging(settings.log_format, settings.log_level, sys.stderr)
+    number = None if worker is None else worker.number
+    logs = configure_logging(settings.log_format, settings.log_level, sys.stderr, number)
+    if worker is None:
+        threading.Thread(target=obey, args=(engine,), daemon=True).start()
+    else:
+        settings = settings.share(worker.number, available_cores())
+    app = create_app(settings, cast(InferenceEngine, engine), Telemetry(worker=number))  # has the same attributes
+    app.state.context.telemetry.watch_dropped_logs(lambda: logs.dropped)
+    serve(
+        app,
+        listener,
+        grace_s=settings.shutdown_grace_s,
+        max_connections=settings.max_connections,
+        keep_alive_s=settings.keep_alive_s,
+        server_class=Server if worker is None else partial(WorkerServer, worker=worker),
+    )
+
+
+def work(settings: Settings, worker: Worker, channel: socket.socket) -> None:
+    """Runs in each worker."""
+    run(settings, channel, worker)
+
+
+def main() -> int:
+    """Serves until a signal."""
+    settings = Settings()
     with bind(settings.host, settings.port) as listener:
-        app = create_app(settings, cast(InferenceEngine, engine))  # a fake with the same attributes
-        app.state.context.telemetry.watch_dropped_logs(lambda: logs.dropped)
-        serve(
-            app,
-            listener,
-            grace_s=settings.shutdown_grace_s,
-            max_connections=settings.max_connections,
-            keep_alive_s=settings.keep_alive_s,
-        )
+        if settings.workers == 1:
+            run(settings, listener)
+            return 0
+        configure_logging(settings.log_format, settings.log_level, sys.stderr)
+        return supervise(listener, settings.workers, partial(work, settings), grace_s=settings.shutdown_grace_s)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

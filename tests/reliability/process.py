@@ -23,12 +23,17 @@ FAKE = ("-m", "tests.reliability.fault_server")
 
 
 class ServerProcess:
-    """Runs ``python ARGUMENTS`` with ``settings`` as CONVNEXT_* variables; its stderr goes to the file ``log_path``."""
+    """Runs ``python ARGUMENTS`` with ``settings`` as CONVNEXT_* variables; its stderr goes to the file ``log_path``.
+
+    The environment variable WORKERS is the number of its worker processes.
+    """
 
     def __init__(self, log_path: Path, *arguments: str, stderr: int | None = None, **settings: object) -> None:
         self.log_path = log_path
         self.port = 0
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CONVNEXT_")}
+        if "WORKERS" in os.environ:
+            environment["CONVNEXT_WORKERS"] = os.environ["WORKERS"]
         environment |= {f"CONVNEXT_{name.upper()}": str(value) for name, value in settings.items()}
         with log_path.open("ab") as log:
             self.popen = subprocess.Popen(
@@ -98,27 +103,31 @@ class ServerProcess:
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
     def memory(self, field: str = "VmRSS") -> int:
-        """A memory field of /proc/PID/status in bytes; ``VmHWM`` is the peak."""
+        """A memory field of /proc/PID/status in bytes, of all workers together; ``VmHWM`` is the peak."""
         return 1024 * self._field(field)
 
     def threads(self) -> int:
-        """How many threads the process has."""
+        """How many threads the process and its workers have."""
         return self._field("Threads")
 
     def files(self) -> int:
         """How many file descriptors are open."""
-        return len(os.listdir(f"/proc/{self.popen.pid}/fd"))
+        return sum(len(os.listdir(folder / "fd")) for folder in self._folders())
 
     def cpu_s(self) -> float:
-        """The CPU time that the process has used, in seconds."""
-        fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """The CPU time that the process and its workers have used, in seconds."""
+        fields = [(folder / "stat").read_text().rpartition(")")[2].split() for folder in self._folders()]
+        return sum(int(values[11]) + int(values[12]) for values in fields) / os.sysconf("SC_CLK_TCK")
 
     def _field(self, name: str) -> int:
-        text = Path(f"/proc/{self.popen.pid}/status").read_text()
-        match = re.search(rf"^{name}:\s+(\d+)", text, re.MULTILINE)
-        assert match
-        return int(match[1])
+        texts = [(folder / "status").read_text() for folder in self._folders()]
+        return sum(int(found) for text in texts for found in re.findall(rf"^{name}:\s+(\d+)", text, re.MULTILINE))
+
+    def _folders(self) -> list[Path]:
+        """The folders in /proc of the process and of its children, which are the workers and multiprocessing's own."""
+        own = Path(f"/proc/{self.popen.pid}")
+        children = [path.read_text().split() for path in own.glob("task/*/children")]
+        return [own, *(Path("/proc") / pid for pids in children for pid in pids)]
 
     def _announced(self) -> int:
         match = re.search(r"listening on http://127\.0\.0\.1:(\d+)", self.log())
