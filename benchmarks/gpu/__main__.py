@@ -25,7 +25,7 @@ from benchmarks.gpu.table import RESULTS, table
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 540.0
 MIN_STEP_S = 5.0
-LOG_CHARACTERS = 4000
+LOG_CHARACTERS = 12000
 NO_TESTS = 5  # pytest's exit code if all are skipped
 STOP_S = 3.0  # a step that is still running ends by itself before its limit, if it can
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +80,9 @@ def start(description: str | None) -> tuple[Options, Results]:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--photos", type=Path)
     given = parser.parse_args()
+    logging.basicConfig(
+        level=logging.INFO, format="%(name)s: %(message)s"
+    )  # the engine says which paths it uses, and why
     deadline = time.monotonic() + given.seconds
     return Options(given.output, given.device, given.small, deadline, given.photos), Results(given.output)
 
