@@ -109,7 +109,11 @@ def _build_fastapi(
 def build_engine(settings: Settings) -> InferenceEngine:
     """Loads the model that ``settings`` name, downloading it if needed, and warms up its engine."""
     model = load_model(
-        settings.model, labels=settings.labels, activation=settings.activation, cache_dir=settings.cache_dir
+        settings.model,
+        labels=settings.labels,
+        activation=settings.activation,
+        ema=settings.ema,
+        cache_dir=settings.cache_dir,
     )
     engine = InferenceEngine(
         model,

@@ -54,6 +54,10 @@ class Settings(BaseSettings):
         "auto",
         description="Output function; auto: the checkpoint's, else sigmoid for one class and softmax for several.",
     )
+    ema: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Averaged weights (EMA) of a file that also has others; auto: as its library evaluates.",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
     runtime: Literal["auto", "torch", "openvino"] = Field(
         "auto", description="Library that runs the network; auto: openvino on a CPU, torch elsewhere."

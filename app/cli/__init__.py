@@ -22,7 +22,18 @@ INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 _PREDICT = (
-    *("model", "labels", "activation", "device", "runtime", "precision", "compile", "max_batch_size", "cache_dir"),
+    *(
+        "model",
+        "labels",
+        "activation",
+        "ema",
+        "device",
+        "runtime",
+        "precision",
+        "compile",
+        "max_batch_size",
+        "cache_dir",
+    ),
     *("top_k", "max_image_pixels", "decode_threads", "cpu_threads"),
 )
 

@@ -33,6 +33,7 @@ class Family:
     transform: Transform
     head_norm_eps: float = 1e-6
     norm_before_pool: bool = False
+    inner: str = ""  # the part of its keys that contains all but the head
 
     def canonical_name(self, key: str) -> str | None:
         """Returns the canonical name of ``key``, or None if the family has no such key."""
@@ -102,16 +103,35 @@ def _huggingface_keys(prefix: str) -> dict[str, str]:
     return table | {"head.norm": f"{prefix}layernorm", "head.fc": "classifier"}
 
 
+def _mmpretrain_keys() -> dict[str, str]:
+    table = {name: f"backbone.{key}" for name, key in _FACEBOOK_KEYS.items() if not name.startswith("head.")}
+    parts = {"dwconv": "depthwise_conv", "pwconv1": "pointwise_conv1", "pwconv2": "pointwise_conv2"}
+    for old, new in parts.items():
+        table = {name: key.replace(old, new) for name, key in table.items()}
+    return table | {"head.norm": "backbone.norm3", "head.fc": "head.fc"}
+
+
 _BICUBIC = Transform(resize_size=256, interpolation="bicubic")
+_MM_ANCHOR = r"stages\.\d+\.\d+\.depthwise_conv\."
 _HF_ANCHOR = r"encoder\.stages\.\d+\.layers\.\d+\.dwconv\."
 FAMILIES = (
     Family("torchvision", r"features\.1\.\d+\.(layer_scale|block\.5\.weight)$", _torchvision_keys(), Transform(256)),
     Family("facebookresearch", r"stages\.\d+\.\d+\.dwconv\.", _FACEBOOK_KEYS, _BICUBIC),
-    Family("huggingface", r"convnext\." + _HF_ANCHOR, _huggingface_keys("convnext."), _BICUBIC, 1e-12),
-    Family("huggingface", r"convnextv2\." + _HF_ANCHOR, _huggingface_keys("convnextv2."), _BICUBIC, 1e-12),
+    Family(
+        "huggingface", r"convnext\." + _HF_ANCHOR, _huggingface_keys("convnext."), _BICUBIC, 1e-12, inner="convnext."
+    ),
+    Family(
+        "huggingface",
+        r"convnextv2\." + _HF_ANCHOR,
+        _huggingface_keys("convnextv2."),
+        _BICUBIC,
+        1e-12,
+        inner="convnextv2.",
+    ),
     Family("huggingface", _HF_ANCHOR, _huggingface_keys(""), _BICUBIC, 1e-12),
     Family("timm", r"norm_pre\.", {"head.norm": "norm_pre"} | _TIMM_KEYS, _BICUBIC, norm_before_pool=True),
     Family("timm", r"stages\.\d+\.blocks\.\d+\.conv_dw\.", _TIMM_KEYS, _BICUBIC),
+    Family("mmpretrain", r"backbone\." + _MM_ANCHOR, _mmpretrain_keys(), _BICUBIC, inner="backbone."),
 )
 
 

@@ -12,8 +12,9 @@ import torch
 from model.checkpoints import hf_folder, native
 from model.checkpoints.defaults import choose_activation, choose_labels, default_transform, size_of
 from model.checkpoints.download import sha256_of
-from model.checkpoints.families import Family, canonical_state_dict, detect_family, infer_config
+from model.checkpoints.families import canonical_state_dict, infer_config
 from model.checkpoints.model_card import ModelCard
+from model.checkpoints.network_search import Averaged, FoundNetwork, find_network
 from model.checkpoints.registry import (
     WeightsEntry,
     fetch_weights,
@@ -69,12 +70,14 @@ def load_model(
     *,
     labels: str | Path | None = None,
     activation: Literal["auto", "softmax", "sigmoid"] = "auto",
+    ema: Averaged = "auto",
     cache_dir: Path | None = None,
 ) -> LoadedModel:
     """Loads a registered model, fetching it on first use, or a checkpoint file or folder.
 
     ``labels`` is a file (text or JSON) or the name of a label set, and overrides the labels of the checkpoint.
-    ``activation`` overrides its output function.
+    ``activation`` overrides its output function. ``ema`` selects averaged weights or not in a training checkpoint with
+    both; see ``find_network`` for auto.
     Raises ``CheckpointError``, ``CheckpointMismatch`` or ``DownloadError``.
     """
     if entry := _registered(name_or_path):
@@ -84,12 +87,13 @@ def load_model(
         path, card = _locate(name_or_path)
         sha256 = sha256_of(path)
     file = read_state_dict(path)
-    summary, family = _summarize(file, card, path, labels, activation)
+    found = find_network(file.tensors, str(path), ema)
+    summary = _summarize(file, found, card, path, labels, activation)
     for note in summary.notes:
         logger.warning("%s: %s", summary.name, note)
     if is_non_commercial(summary.licence):
         logger.warning("%s: its licence, %s, forbids commercial use", summary.name, summary.licence)
-    return LoadedModel(**vars(summary), network=_build(file, family, summary.config, path), sha256=sha256)
+    return LoadedModel(**vars(summary), network=_build(found, summary.config, path), sha256=sha256)
 
 
 def inspect_checkpoint(name_or_path: str | Path, *, cache_dir: Path | None = None) -> CheckpointSummary:
@@ -102,7 +106,8 @@ def inspect_checkpoint(name_or_path: str | Path, *, cache_dir: Path | None = Non
         path, card = entry.path(cache_dir), entry.card()
     else:
         path, card = _locate(name_or_path)
-    return _summarize(read_state_dict(path), card, path)[0]
+    file = read_state_dict(path)
+    return _summarize(file, find_network(file.tensors, str(path)), card, path)
 
 
 def _registered(name_or_path: str | Path) -> WeightsEntry | None:
@@ -128,23 +133,24 @@ def _hint(name: str | Path) -> str:
 
 def _summarize(
     file: StateDictFile,
+    found: FoundNetwork,
     card: ModelCard,
     path: Path,
     override: str | Path | None = None,
     activation: Literal["auto", "softmax", "sigmoid"] = "auto",
-) -> tuple[CheckpointSummary, Family]:
-    family = detect_family(file.tensors, str(path))
+) -> CheckpointSummary:
+    family = found.family
     is_native = native.is_native(file.metadata)
     if is_native:
         header = native.read_card(file.metadata, str(path))
         card = replace(header, top1=card.top1 or header.top1)
-    config = _config(file, card, family, path)
-    notes = [*file.notes, *card.notes]
+    config = _config(found, card, path)
+    notes = [*found.notes, *card.notes]
     transform = card.transform or default_transform(family, config, notes.append)
     labels = choose_labels(card.labels, config.num_classes, override, path, notes.append)
-    tensors = file.tensors.values()
+    tensors = found.tensors.values()
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
-    summary = CheckpointSummary(
+    return CheckpointSummary(
         name=card.name,
         path=path,
         family="convnext-serve" if is_native else family.name,
@@ -161,12 +167,11 @@ def _summarize(
         top1=card.top1,
         notes=tuple(notes),
     )
-    return summary, family
 
 
-def _config(file: StateDictFile, card: ModelCard, family: Family, path: Path) -> ConvNeXtConfig:
+def _config(found: FoundNetwork, card: ModelCard, path: Path) -> ConvNeXtConfig:
     try:
-        config = card.config or infer_config(file.tensors, family, str(path))
+        config = card.config or infer_config(found.tensors, found.family, str(path))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     if card.num_classes not in (None, config.num_classes):
@@ -178,10 +183,10 @@ def _config(file: StateDictFile, card: ModelCard, family: Family, path: Path) ->
     )
 
 
-def _build(file: StateDictFile, family: Family, config: ConvNeXtConfig, path: Path) -> ConvNeXt:
+def _build(found: FoundNetwork, config: ConvNeXtConfig, path: Path) -> ConvNeXt:
     if config.in_channels != 3:
         raise CheckpointError(f"{path} expects images with {config.in_channels} channels; only RGB is supported")
     with torch.device("meta"):
         network = ConvNeXt(config)
-    network.load_state_dict(canonical_state_dict(file.tensors, family, config, str(path)), assign=True)
+    network.load_state_dict(canonical_state_dict(found.tensors, found.family, config, str(path)), assign=True)
     return network.eval().requires_grad_(False)

@@ -1,33 +1,31 @@
-"""StateDictFile: the state dict in a checkpoint file, without wrappers and key prefixes."""
+"""StateDictFile: the tensors in a checkpoint file, wherever they are nested."""
 
-import argparse
 import pickle
-import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from model.checkpoints.file_kinds import name_archive, name_kind
+from model.checkpoints.unpickle import ForbiddenGlobal, Placeholder, load_data
 from model.errors import CheckpointError
 
-_EMA_WRAPPERS = ("model_ema", "state_dict_ema")
-_WRAPPERS = (*_EMA_WRAPPERS, "model", "state_dict")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.")
+_MAX_DEPTH = 8
 
 
 @dataclass(frozen=True)
 class StateDictFile:
-    """Tensors by key, without the prefixes of training wrappers, and the metadata of a safetensors header."""
+    """All tensors of a file, by the keys that lead to them joined with dots, and a safetensors header's metadata."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
     container: Literal["safetensors", "pickle"]
-    notes: tuple[str, ...] = ()
 
 
 def read_state_dict(path: Path) -> StateDictFile:
@@ -44,17 +42,7 @@ def read_state_dict(path: Path) -> StateDictFile:
         return _read_safetensors(path)
     if start.startswith((b"PK\x03\x04", b"\x80")):
         return _read_pickle(path)
-    raise CheckpointError(f"{path} is not a safetensors or torch.save file: {_content_type(start)}")
-
-
-def _content_type(start: bytes) -> str:
-    if not start:
-        return "it is empty"
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer; download the file with `git lfs pull`"
-    if start.lstrip()[:5].lower() in (b"<!doc", b"<html"):
-        return "it is an HTML page"
-    return f"it starts with {start[:8]!r}"
+    raise CheckpointError(f"{path} is not a safetensors or torch.save file: {name_kind(start, path)}")
 
 
 def _read_safetensors(path: Path) -> StateDictFile:
@@ -64,60 +52,61 @@ def _read_safetensors(path: Path) -> StateDictFile:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
         raise CheckpointError(f"{path} is a corrupt or truncated safetensors file: {error}") from error
-    return StateDictFile(_without_prefixes(tensors), metadata, "safetensors")
+    return StateDictFile(tensors, metadata, "safetensors")
 
 
 def _read_pickle(path: Path) -> StateDictFile:
+    if kind := name_archive(path):
+        raise CheckpointError(f"{path} is {kind}")
     mapped = zipfile.is_zipfile(path) and path.suffix != ".safetensors"  # torch.load trusts this suffix
-    allowed = torch.serialization.safe_globals([argparse.Namespace])  # training scripts save their arguments as one
     try:
-        with path.open("rb") as file, allowed:
-            content = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+        content = _unpickle(path, mapped=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_unpickling_problem(path, error)) from error
     except Exception as error:  # torch.load raises many types on corrupt files
         raise CheckpointError(
             f"{path} is corrupt, truncated or not a torch.save file: {_first_sentence(error)}"
         ) from error
-    state_dict, notes = _unwrap(content, path)
-    return StateDictFile(_without_prefixes(state_dict), {}, "pickle", notes)
+    if isinstance(content, Placeholder):
+        raise CheckpointError(_unpickling_problem(path, ForbiddenGlobal(content.origin)))
+    tensors = dict(_flatten(content))
+    if not tensors:
+        found = f"{type(content).__name__} of {', '.join(map(repr, content))}" if isinstance(content, Mapping) else "it"
+        raise CheckpointError(f"{path} has no state_dict: there are no named tensors in {found[:200]}")
+    return StateDictFile(tensors, {}, "pickle")
+
+
+def _unpickle(path: Path, *, mapped: bool) -> Any:  # Any: unpickled content
+    """Tries torch's own safe loading, and where a file has more than tensors, that of ``unpickle``."""
+    try:
+        with path.open("rb") as file:
+            return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" not in str(error) and "class" not in str(error) and "Unsupported" not in str(error):
+            raise
+        return load_data(path, mapped=mapped)
+
+
+def _flatten(content: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in nested mappings, by their keys joined with dots."""
+    if isinstance(content, np.ndarray) and path and content.dtype.kind == "f":
+        content = torch.from_numpy(content)
+    if isinstance(content, Tensor) and path:
+        yield ".".join(path), content
+    elif isinstance(content, Mapping) and len(path) < _MAX_DEPTH:
+        for key, value in content.items():
+            if isinstance(key, str):
+                yield from _flatten(value, (*path, key))
 
 
 def _unpickling_problem(path: Path, error: pickle.UnpicklingError) -> str:
-    found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if found is None:
+    name = error.name if isinstance(error, ForbiddenGlobal) else None
+    if name is None:
         return f"{path} is a corrupt or truncated pickle: {_first_sentence(error)}"
     return (
-        f"{path} contains {found.group(1)}, and unpickling that could execute code from the file. "
+        f"{path} contains {name}, and unpickling that could execute code from the file. "
         "If you trust its source, load it there and save only its state_dict()."
     )
-
-
-def _unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:  # Any: unpickled content
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} contains a {type(content).__name__}, not a state_dict")
-    present = [name for name in _WRAPPERS if isinstance(content.get(name), Mapping)]
-    notes: tuple[str, ...] = ()
-    if present:
-        content = content[present[0]]
-        if present[0] in _EMA_WRAPPERS and len(present) > 1:
-            notes = (f"using {present[0]} (averaged weights) of {' and '.join(present)} in the file",)
-    content = {key: value for key, value in content.items() if key != "n_averaged"}  # AveragedModel's step counter
-    others = [key for key, value in content.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
-    if others or not content:
-        reason = f"the entry {others[0]!r} is not a named tensor" if others else "there are no tensors"
-        raise CheckpointError(f"{path} has no state_dict at the top level or under {', '.join(_WRAPPERS)}: {reason}")
-    return content, notes
-
-
-def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Removes the key prefixes of DataParallel, torch.compile and Lightning."""
-    while tensors:
-        prefix = next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in tensors)), None)
-        if prefix is None:
-            break
-        tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
-    return tensors
 
 
 def _first_sentence(error: Exception) -> str:

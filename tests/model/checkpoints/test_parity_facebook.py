@@ -61,12 +61,15 @@ def test_logits_match(tmp_path: Path, reference: nn.Module, authors: dict[str, T
     assert largest_difference(model.network, reference) < 1e-4
 
 
-def test_loads_the_averaged_weights_of_a_training_checkpoint(
+def test_loads_the_weights_that_the_authors_evaluate(
     tmp_path: Path, reference: nn.Module, authors: dict[str, Tensor]
 ) -> None:
-    latest = {key: torch.zeros_like(tensor) for key, tensor in authors.items()}
-    training = {"model": latest, "model_ema": authors, "epoch": 299, "args": argparse.Namespace(lr=4e-3)}
+    """Their ``--eval`` takes ``model``, and not ``model_ema``."""
+    zeros = {key: torch.zeros_like(tensor) for key, tensor in authors.items()}
+    training = {"model": authors, "model_ema": zeros, "epoch": 299, "args": argparse.Namespace(lr=4e-3)}
     torch.save(training, tmp_path / "checkpoint-best.pth")
     model = load_model(tmp_path / "checkpoint-best.pth")
     assert "model_ema" in model.notes[0]
     assert largest_difference(model.network, reference) < 1e-4
+    averaged = load_model(tmp_path / "checkpoint-best.pth", ema="on")
+    assert float(averaged.network.head.fc.weight.abs().max()) == 0

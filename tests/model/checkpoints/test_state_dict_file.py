@@ -1,4 +1,3 @@
-import argparse
 import os
 import pickle
 from collections.abc import Callable
@@ -33,30 +32,6 @@ def test_reads_safetensors_and_its_metadata(tmp_path: Path) -> None:
 def test_reads_both_formats_of_torch_save_with_any_suffix(tmp_path: Path, zipped: bool) -> None:
     torch.save(TENSORS, tmp_path / "a.safetensors", _use_new_zipfile_serialization=zipped)
     assert_complete(tmp_path / "a.safetensors")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"model": TENSORS},
-        {"state_dict": TENSORS, "epoch": 3, "arch": "convnext_tiny"},
-        {"model": TENSORS, "args": argparse.Namespace(lr=0.1), "optimizer": {"state": {}}},
-        {"model_ema": TENSORS},
-        {f"module.{name}": tensor for name, tensor in TENSORS.items()},
-        {f"_orig_mod.module.{name}": tensor for name, tensor in TENSORS.items()},
-        {"state_dict": {f"model.{name}": tensor for name, tensor in TENSORS.items()}},
-        {"model_ema": {"n_averaged": torch.tensor(7)} | {f"module.{name}": t for name, t in TENSORS.items()}},
-    ],
-)
-def test_removes_wrappers_and_key_prefixes(tmp_path: Path, content: dict[str, object]) -> None:
-    torch.save(content, tmp_path / "a.pth")
-    assert_complete(tmp_path / "a.pth")
-
-
-def test_prefers_averaged_weights_and_adds_a_note(tmp_path: Path) -> None:
-    torch.save({"model": {"x": torch.zeros(1)}, "model_ema": TENSORS}, tmp_path / "a.pth")
-    assert_complete(tmp_path / "a.pth")
-    assert "model_ema" in read_state_dict(tmp_path / "a.pth").notes[0]
 
 
 class Malicious:

@@ -1,0 +1,194 @@
+"""Finds the network among the tensors of a checkpoint, wherever it is nested, and says what is not part of it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from model.checkpoints.families import FAMILIES, Family, detect_family
+from model.errors import CheckpointError, CheckpointMismatch
+
+Averaged = Literal["auto", "on", "off"]
+
+_AVERAGED = re.compile(r"(^|[._])(ema|averaged|averaging|avg|swa|teacher|shadow|momentum)\d*([._]|$)|module_ema|ema_")
+_HARMLESS = re.compile(
+    r"(^|[._])(loss|losses|loss_fn|criterion|metric|metrics|accuracy|acc|acc\d|auroc|f1|confusion|normalize|normalizer"
+    r"|normalization|data_preprocessor|mean|std|n_averaged|step|steps|epoch|class_weights?|pos_weight|initted)"
+    r"(?=[._\d]|$)"
+)
+_SHOWN = 8
+_SWAPPED = ("ema_state_dict.", "current_model_state.")
+"""Where mmengine and Lightning keep the weights that were not averaged; their ``state_dict`` has the averaged ones."""
+
+
+@dataclass(frozen=True)
+class FoundNetwork:
+    """The tensors of one network by its family's keys, what was ignored, and other tensors beside the network."""
+
+    family: Family
+    tensors: Mapping[str, Tensor]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    family: Family
+    prefix: str
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def name(self) -> str:
+        return self.prefix.rstrip(".") or "the top level"
+
+
+def find_network(tensors: Mapping[str, Tensor], source: str, averaged: Averaged = "auto") -> FoundNetwork:
+    """Returns the one ConvNeXt in the tensors of a file.
+
+    Of a network and its exponential moving average, ``averaged`` selects one; auto is what the library that saved the
+    file evaluates: the average in timm's ``state_dict_ema``, else the network itself. Raises ``CheckpointError`` if
+    there is no network of a known family or several, and ``CheckpointMismatch`` if other layers belong to it.
+    """
+    candidates = _candidates(tensors)
+    if not candidates:
+        detect_family(tensors, source)
+    chosen, notes = _choose(candidates, source, averaged)
+    beside = _beside(tensors, chosen, candidates)
+    unexpected = [key for key in beside if _belongs(key, tensors[key], chosen)]
+    ignored = sorted({_group(key) for key in beside if key not in unexpected})
+    if ignored:
+        more = f" and {len(ignored) - _SHOWN} more" if len(ignored) > _SHOWN else ""
+        notes.append(f"ignored what is not part of the network: {', '.join(ignored[:_SHOWN])}{more}")
+    found = _with_linear_head(dict(chosen.tensors), chosen.family, source)
+    _check_head(found, chosen, {key: tensors[key] for key in beside}, source)
+    found |= {key.removeprefix(chosen.prefix): tensors[key] for key in unexpected}
+    return FoundNetwork(chosen.family, found, tuple(notes))
+
+
+def _beside(tensors: Mapping[str, Tensor], chosen: _Candidate, candidates: list[_Candidate]) -> list[str]:
+    """The tensors that are in no network, and the first of each other network."""
+    own = {candidate.prefix + key for candidate in candidates for key in candidate.tensors}
+    others = [c.prefix + next(iter(c.tensors)) for c in candidates if c is not chosen]
+    return [key for key in tensors if key not in own or key in others]
+
+
+def _belongs(key: str, tensor: Tensor, chosen: _Candidate) -> bool:
+    """Whether a tensor beside the network could be part of it, so that the network alone computes something else."""
+    if _HARMLESS.search(key) or _AVERAGED.search(key.removeprefix(chosen.prefix)):
+        return False
+    if key.startswith(chosen.prefix):
+        return True
+    if tensor.ndim < 2 or not key.endswith("weight"):
+        return False
+    entry, _, inner = chosen.prefix.partition(".")
+    return (inner != "" and key.startswith(f"{entry}.")) or tensor.shape[1] in _outputs(chosen)
+
+
+def _outputs(chosen: _Candidate) -> list[int]:
+    return [t.shape[0] for key, t in chosen.tensors.items() if _name(chosen, key) == "head.fc.weight"]
+
+
+def _check_head(found: Mapping[str, Tensor], chosen: _Candidate, beside: Mapping[str, Tensor], source: str) -> None:
+    """Raises ``CheckpointMismatch`` if a classifier is outside of a network that has none."""
+    if any(_name(chosen, key) == "head.fc.weight" for key in found):
+        return
+    widths = [t.shape[0] for key, t in found.items() if _name(chosen, key) == "head.norm.weight"]
+    layers = [key for key, t in beside.items() if t.ndim == 2 and t.shape[1] in widths and key.endswith("weight")]
+    if layers:
+        raise CheckpointMismatch(
+            f"{source} ({chosen.family.name}): the network, {chosen.name}, has no classifier of its own, but there is "
+            f"{layers[0]} beside it; if that takes the normalized features, rename it to "
+            f"{chosen.prefix}{chosen.family.key('head.fc')}.weight (and its bias)"
+        )
+
+
+def _candidates(tensors: Mapping[str, Tensor]) -> list[_Candidate]:
+    """Every network, with the first family of those that fit at a place."""
+    places: dict[str, Family] = {}
+    anchors = [(family, re.compile(rf"(?:^|\.)(?={family.anchor})")) for family in FAMILIES]
+    for family, anchor in anchors:
+        for key in tensors:
+            found = anchor.search(key)
+            if found is None:
+                continue
+            prefix = key[: found.end()]
+            if not any(_same_place(prefix, place, known) for place, known in places.items()):
+                places.setdefault(prefix, family)
+    return [_Candidate(family, prefix, _own(tensors, family, prefix)) for prefix, family in places.items()]
+
+
+def _same_place(prefix: str, place: str, family: Family) -> bool:
+    return prefix == place or (family.inner != "" and prefix == place + family.inner)
+
+
+def _own(tensors: Mapping[str, Tensor], family: Family, prefix: str) -> dict[str, Tensor]:
+    """The tensors that the family has, and all others of its head."""
+    keys = {key: key.removeprefix(prefix) for key in tensors if key.startswith(prefix)}
+    root = family.key("head.fc").partition(".")[0] + "."
+    return {rest: tensors[key] for key, rest in keys.items() if family.canonical_name(rest) or rest.startswith(root)}
+
+
+def _choose(candidates: list[_Candidate], source: str, averaged: Averaged) -> tuple[_Candidate, list[str]]:
+    is_swapped = any(candidate.prefix.startswith(_SWAPPED) for candidate in candidates)
+    groups: dict[bool, list[_Candidate]] = {True: [], False: []}
+    for candidate in candidates:
+        flag = not candidate.prefix.startswith(_SWAPPED) if is_swapped else bool(_AVERAGED.search(candidate.prefix))
+        groups[flag].append(candidate)
+    if averaged == "on" and not groups[True]:
+        raise CheckpointError(f"{source} has no averaged weights")
+    prefers_average = is_swapped or any(c.prefix.startswith("state_dict_ema.") for c in groups[True])
+    wanted = prefers_average if averaged == "auto" else averaged == "on"
+    group = groups[wanted] or groups[not wanted]
+    chosen = _only(group, source)
+    notes = []
+    if groups[True] and groups[False]:
+        names = " and ".join(candidate.name for candidate in candidates)
+        notes.append(f"the file has {names}; using {chosen.name} (CONVNEXT_EMA selects averaged weights or not)")
+    return chosen, notes
+
+
+def _only(candidates: list[_Candidate], source: str) -> _Candidate:
+    """The one network, or the first of equal ones."""
+    complete = [c for c in candidates if any(_name(c, key).startswith("head.fc.") for key in c.tensors)] or candidates
+    first = complete[0]
+    for other in complete[1:]:
+        same = first.tensors.keys() == other.tensors.keys() and all(
+            torch.equal(first.tensors[key], other.tensors[key]) for key in first.tensors
+        )
+        if not same:
+            names = ", ".join(candidate.name for candidate in complete)
+            raise CheckpointError(f"{source} has several networks: {names}; save the state_dict of one of them")
+    return first
+
+
+def _name(candidate: _Candidate, key: str) -> str:
+    return candidate.family.canonical_name(key) or ""
+
+
+def _group(key: str) -> str:
+    """The first parts of a key, up to the one that says what it is."""
+    parts = key.split(".")
+    return ".".join(parts[: 2 if len(parts) > 2 else 1])
+
+
+def _with_linear_head(tensors: dict[str, Tensor], family: Family, source: str) -> dict[str, Tensor]:
+    """Renames the one linear layer of a head that also has layers without parameters, such as dropout.
+
+    Raises ``CheckpointMismatch`` for a head with several layers, and if there is none.
+    """
+    fc = family.key("head.fc")
+    root = fc.partition(".")[0] + "."
+    matrices = [k for k, t in tensors.items() if k.startswith(root) and k.endswith("weight") and t.ndim in (2, 4)]
+    matrices = [key for key in matrices if tensors[key].ndim == 2 or tensors[key].shape[2:] == (1, 1)]
+    if len(matrices) > 1:
+        raise CheckpointMismatch(
+            f"{source} ({family.name}): its head is an MLP with the layers {', '.join(matrices)}; "
+            "only a single linear layer is supported"
+        )
+    if not matrices or matrices[0] == f"{fc}.weight":
+        return tensors
+    layer = matrices[0].removesuffix(".weight")
+    renamed = {f"{layer}.weight": f"{fc}.weight", f"{layer}.bias": f"{fc}.bias"}
+    return {renamed.get(key, key): tensor for key, tensor in tensors.items()}
