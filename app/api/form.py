@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the type does not exist at run time
 
 
 _START = 512  # bytes, which are enough to tell an image from text
+_MAX_PREAMBLE = 1000  # bytes
 _QUERY_PARAMETERS = ("top_k", "min_probability", "class_id", "encoding")
 _QUOTED = re.compile(r'"(?:\\.?|[^"\\])*"?')  # a string without end, too: each would be searched to the end again
 _EXTENDED_NAME = re.compile(r"filename\*\s*=\s*(utf-8|iso-8859-1)'[^']*'([^;\s]*)", re.IGNORECASE)  # of RFC 8187
@@ -51,6 +52,8 @@ class FormFiles:
             raise InvalidRequest(
                 "The Content-Type header has no multipart boundary; let the client set the header, with its boundary."
             )
+        self._delimiter = b"--" + boundary
+        self._preamble = bytearray()
         callbacks: MultipartCallbacks = {
             "on_part_begin": self._on_part_begin,
             "on_header_field": self._on_header_field,
@@ -68,8 +71,7 @@ class FormFiles:
     def write(self, data: bytes) -> None:
         """Parses the next bytes of the body."""
         if not self._begun:
-            data = data.lstrip(b"\r\n")  # in the parser, what is skipped would depend on where the body is split
-            self._begun = bool(data)
+            data = self._after_preamble(data)
         try:
             self._parser.write(data)
         except FormParserError as error:
@@ -77,6 +79,8 @@ class FormFiles:
 
     def finish(self) -> list[FormFile]:
         """The files of the whole body."""
+        if not self._begun:
+            raise self._no_boundary()
         if not self._ended:
             raise InvalidRequest("The multipart body is malformed: it ends before its closing boundary.")
         if not self._parts:
@@ -92,6 +96,26 @@ class FormFiles:
                 )
             files.append(FormFile(name or "", bytes(content)))
         return files
+
+    def _after_preamble(self, data: bytes) -> bytes:
+        """What is known of the body from its first boundary on; the preamble is skipped (RFC 2046, 5.1.1)."""
+        self._preamble += data
+        start = (b"\n" + self._preamble).find(b"\n" + self._delimiter)
+        if start > _MAX_PREAMBLE or (start < 0 and len(self._preamble) >= _MAX_PREAMBLE + len(self._delimiter)):
+            raise self._no_boundary()
+        if start < 0:
+            return b""
+        self._begun = True
+        body = bytes(self._preamble[start:])
+        self._preamble.clear()
+        return body
+
+    def _no_boundary(self) -> InvalidRequest:
+        delimiter = self._delimiter[:40].decode("latin-1")
+        start = bytes(self._preamble[:20])
+        return InvalidRequest(
+            f"The multipart body is malformed: it begins with {start!r}, not with its boundary, {delimiter!r}."
+        )
 
     def _on_part_begin(self) -> None:
         self._disposition = ""

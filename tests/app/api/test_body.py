@@ -110,7 +110,7 @@ async def test_rejects_other_multipart_types_without_reading_the_body(
 async def test_stops_reading_a_malformed_multipart_body(
     make_app: MakeApp, connect: Connect, problem: CheckProblem
 ) -> None:
-    app, upload = make_app(), Upload(b"words", b"more words", complete=False)
+    app, upload = make_app(), Upload(b"words" * 300, b"more words", complete=False)
     async with connect(app):
         problem(await call(app, upload, headers=FORM), 400, "invalid-request")
         check_released(app)

@@ -84,7 +84,21 @@ def test_any_split_of_any_file_gives_the_same_result(pieces: list[bytes], data: 
 
 
 FRAGMENTS = st.sampled_from(
-    [b"--xyz\r\n", b"--xyz--", b"--xyz", b"\r\n", b"\r", b"\n", b"-", b":", FILE, FILE + b"\r\n", b"A: b\r\n", b"words"]
+    [
+        b"--xyz\r\n",
+        b"--xyz--",
+        b"--xyz",
+        b"a" * 500,
+        b"\r\n",
+        b"\r",
+        b"\n",
+        b"-",
+        b":",
+        FILE,
+        FILE + b"\r\n",
+        b"A: b\r\n",
+        b"words",
+    ]
 )
 
 
@@ -131,8 +145,18 @@ def test_quotation_marks_without_end_are_parsed_in_linear_time(end: bytes) -> No
     assert cpu_s(b'\\"' * 2000) < 8 * max(cpu_s(b"xx" * 2000), 0.05)
 
 
-@pytest.mark.parametrize("leading", [b"\r\n", b"\r\n\r\n", b"\n"])
-def test_empty_lines_before_the_first_boundary_are_skipped(leading: bytes) -> None:
+@pytest.mark.parametrize(
+    "leading",
+    [
+        b"\r\n",
+        b"\r\n\r\n",
+        b"\n",
+        b"This is a multi-part message in MIME format.\r\n",
+        b"\r\na preamble\r\n--xy\r\n",
+        b"a" * 998 + b"\r\n",
+    ],
+)
+def test_what_precedes_the_first_boundary_is_ignored(leading: bytes) -> None:
     whole = leading + body(FILE + b"\r\n" + PHOTO)
     assert outcome([whole]) == PHOTO
     assert outcome([whole[place : place + 1] for place in range(len(whole))]) == PHOTO
@@ -149,8 +173,8 @@ def test_what_follows_the_closing_boundary_is_ignored(epilogue: bytes) -> None:
     [
         b"",
         b"words",
-        b"a preamble\r\n" + body(FILE + b"\r\n" + PHOTO),
-        b"\r\na preamble\r\n" + body(FILE + b"\r\n" + PHOTO),
+        b"a preamble" + body(FILE + b"\r\n" + PHOTO),
+        b"a" * 999 + b"\r\n" + body(FILE + b"\r\n" + PHOTO),
         body(),
         body(FILE + b"\r\n" + PHOTO, end=b""),
         body(FILE + b"\r\n" + PHOTO, end=b"--xyz"),
