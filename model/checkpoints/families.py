@@ -17,6 +17,7 @@ from model.errors import CheckpointError, CheckpointMismatch
 from model.images.transform import Transform
 
 Shape = tuple[int, ...]
+_LARGEST_PATCH = 4  # times the strides 2, 2, 2 is 32, the output stride of timm
 _BLOCK = "stages.{stage}.blocks.{block}"
 
 
@@ -145,11 +146,15 @@ def detect_family(keys: Iterable[str], source: str) -> Family:
     raise CheckpointError(f"{source} is not a ConvNeXt of a known family ({known}). Its keys are {_listed(keys)}.")
 
 
-def infer_config(tensors: Mapping[str, Tensor], family: Family, source: str) -> ConvNeXtConfig:
+def infer_config(
+    tensors: Mapping[str, Tensor], family: Family, source: str, patch_size: int | None = None
+) -> ConvNeXtConfig:
     """Infers the configuration from keys and shapes.
 
-    The eps of the norms cannot be inferred: it is the family's published value, and 1e-5 for timm's xxlarge.
-    Raises ``CheckpointMismatch`` if a key that is needed for this is missing.
+    ``patch_size`` is the stride of the stem if it is known, which tensors cannot tell. The eps of the norms cannot be
+    inferred: it is the family's published value, and 1e-5 for timm's xxlarge.
+    Raises ``CheckpointMismatch`` if a key that is needed for this is missing, and ``CheckpointError`` for a stem whose
+    stride is unknown or not supported.
     """
     shapes = {name: tuple(tensor.shape) for key, tensor in tensors.items() if (name := family.canonical_name(key))}
 
@@ -174,9 +179,25 @@ def infer_config(tensors: Mapping[str, Tensor], family: Family, source: str) -> 
         head_norm_eps=family.head_norm_eps,
         norm_before_pool=family.norm_before_pool,
     )
+    if config.stem == "patch":
+        _check_patch_size(config.patch_size, patch_size, family, source)
     if config.depths == (3, 4, 30, 3) and config.widths[0] == 384:
         return replace(config, norm_eps=1e-5, head_norm_eps=1e-5)
     return config
+
+
+def _check_patch_size(found: int, stated: int | None, family: Family, source: str) -> None:
+    """Raises ``CheckpointError`` for a stem whose stride is not certain, and where timm lowers the strides after it."""
+    if family.name == "timm" and found > _LARGEST_PATCH:
+        reason = f"timm replaces the strides of later stages by dilation for patch_size={found}, which is not supported"
+        raise CheckpointError(f"{source}: {reason}")
+    usual = (2, 4) if family.name == "timm" else (4,)
+    if found not in usual and found != stated:
+        raise CheckpointError(
+            f"{source}: the stem is a convolution of {found}×{found}, and tensors do not tell its stride. If it is "
+            f'{found}, without padding, put a config.json with {{"model_args": {{"patch_size": {found}}}}} beside it '
+            "and use the folder; other strides are not supported"
+        )
 
 
 def _depths(shapes: Mapping[str, Shape], source: str) -> Shape:

@@ -10,10 +10,12 @@ from model.checkpoints.model_card import ModelCard
 from model.errors import CheckpointError
 from model.head import Activation
 from model.images.transform import IMAGENET_MEAN, IMAGENET_STD, Transform
-from model.labels import parse_labels
+from model.labels import parse_id_to_label, parse_labels
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
+_OTHER_FILES = ("optimizer", "scheduler", "scaler", "training_args", "rng_state")
+_PREFERRED = ("model_best.", "checkpoint-best.", "best.", "last.")
 _PROCESSORS = (
     "ConvNextImageProcessor",
     "ConvNextImageProcessorFast",
@@ -30,6 +32,31 @@ _TIMM_SUPPORTED: Mapping[str, tuple[object, ...]] = {  # model_args that leave n
 _TIMM_INFERRED = {
     *("num_classes", "in_chans", "img_size", "depths", "dims", "stem_type", "patch_size", "head_norm_first"),
     *("head_hidden_size", "conv_mlp", "conv_bias", "use_grn", "ls_init_value", "head_init_scale", "norm_eps"),
+}
+_TIMM_KEYS = {
+    *("architecture", "pretrained_cfg", "label_names", "label_descriptions", "model_args", "num_classes"),
+    *("num_features", "global_pool", "mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation"),
+}
+_TRANSFORMERS_KEYS = {
+    *("architectures", "do_pooling", "dtype", "torch_dtype", "initializer_range", "model_type", "problem_type"),
+    *("transformers_version", "id2label", "label2id", "_name_or_path"),
+}
+_PRETRAINED_KEYS = {
+    *("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "architecture", "tag", "custom_load"),
+    *("input_size", "test_input_size", "min_input_size", "fixed_input_size", "interpolation", "crop_pct"),
+    *("test_crop_pct", "crop_mode", "mean", "std", "num_classes", "label_offset", "label_names", "notes"),
+    *("label_descriptions", "pool_size", "test_pool_size", "first_conv", "classifier", "license", "description"),
+    *("origin_url", "paper_name", "paper_ids", "license_link"),
+}
+_CLIP_SIZES = (640, 768, 1024)
+_MISNAMED = {  # what a hand-written file may call them
+    **dict.fromkeys(("image_size", "img_size", "size", "resolution"), "input_size, as [3, 224, 224]"),
+    **dict.fromkeys(("labels", "classes", "class_names", "names"), "label_names"),
+    **dict.fromkeys(("image_mean", "normalize_mean"), "mean"),
+    **dict.fromkeys(("image_std", "normalize_std"), "std"),
+    **dict.fromkeys(("resize", "resize_size", "crop_size", "crop"), "crop_pct, which is input_size / resize"),
+    "licence": "license",
+    "resample": "interpolation",
 }
 _ACTIVATIONS: Mapping[object, Activation | None] = {
     None: None,
@@ -55,8 +82,14 @@ def locate(path: Path) -> tuple[Path, Path | None]:
             return path / name, path
         if (path / f"{name}.index.json").exists():
             raise CheckpointError(f"{path}: sharded weights are not supported; save one file (max_shard_size='10GB')")
-    found = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+    found = sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES) and not f.name.startswith(_OTHER_FILES))
+    for start in _PREFERRED if len(found) > 1 else ():
+        found = [file for file in found if file.name.startswith(start)] or found
     if len(found) != 1:
+        if not found and (inner := sorted(file.name for file in path.glob("checkpoint-*") if file.is_dir())):
+            raise CheckpointError(
+                f"{path} has no weights file of its own; serve one of its folders: {', '.join(inner)}"
+            )
         names = ", ".join(file.name for file in found) or f"no *{', *'.join(_SUFFIXES)}"
         raise CheckpointError(f"{path} must contain one weights file, {' or '.join(_WEIGHTS)}; found {names}")
     return found[0], path
@@ -72,7 +105,7 @@ def read_card(folder: Path) -> ModelCard:
         return ModelCard(name, notes=(f"{folder} has no config.json",))
     config = _read_json(path)
     try:
-        if "pretrained_cfg" in config or "architecture" in config:
+        if config.keys() & _TIMM_KEYS or "model_type" not in config:
             return _timm_card(name, config)
         return _transformers_card(name, config, folder)
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
@@ -97,10 +130,18 @@ def _without_nulls(content: Json) -> Json:
 
 def _timm_card(name: str, config: Json) -> ModelCard:
     data, arguments = _without_nulls(config.get("pretrained_cfg", config)), config.get("model_args", {})
+    unknown = sorted(config.keys() - _TIMM_KEYS - _TRANSFORMERS_KEYS) if data is not config else []
+    unknown += sorted(data.keys() - _PRETRAINED_KEYS - (_TIMM_KEYS | _TRANSFORMERS_KEYS if data is config else set()))
+    for key in unknown:
+        if key in _MISNAMED:
+            raise CheckpointError(f"unknown key {key!r} in config.json; the name is {_MISNAMED[key]}")
     _check_timm_arguments({"global_pool": config.get("global_pool")} | arguments)
     if str(config.get("architecture", "")).startswith("test_convnext"):
         raise CheckpointError(f"{config['architecture']} is not supported: its activation is not GELU")
     labels = config.get("label_names") or data.get("label_names")
+    tag, count = str(data.get("tag", "")), config.get("num_classes", data.get("num_classes"))
+    if "clip" in tag and "_ft_in" not in tag and labels is None and count in (None, *_CLIP_SIZES):
+        raise CheckpointError("the outputs are CLIP embeddings and not classes; fine-tune it as a classifier")
     descriptions = config.get("label_descriptions") or data.get("label_descriptions") or {}
     if labels is not None:
         names = parse_labels(labels, "label_names")
@@ -113,6 +154,8 @@ def _timm_card(name: str, config: Json) -> ModelCard:
         norm_eps=arguments.get("norm_eps"),
         head_norm_eps=arguments.get("norm_eps"),
         num_classes=config.get("num_classes", data.get("num_classes")),
+        patch_size=arguments.get("patch_size"),
+        notes=(f"unknown keys in config.json are ignored: {', '.join(unknown)}",) if unknown else (),
         activation=_activation(config),
     )
 
@@ -133,7 +176,9 @@ def _unsupported(key: str, value: object, supported: str) -> CheckpointError:
 
 def timm_transform(data: Json) -> Transform:
     """Returns the evaluation transform of a timm ``pretrained_cfg`` (``timm.data.transforms_imagenet_eval``)."""
-    _, height, width = data.get("input_size", (3, 224, 224))
+    channels, height, width = data.get("input_size", (3, 224, 224))
+    if channels != 3:
+        raise CheckpointError(f"it expects images with {channels} channels; only RGB is supported")
     crop_pct, mode = data.get("crop_pct") or 0.875, data.get("crop_mode") or "center"
     interpolation = data.get("interpolation", "bicubic")
     if height != width:
@@ -146,8 +191,8 @@ def timm_transform(data: Json) -> Transform:
         resize_size=math.floor(height / crop_pct),
         crop_size=height,
         interpolation=interpolation,
-        mean=_per_channel(data.get("mean", IMAGENET_MEAN)),
-        std=_per_channel(data.get("std", IMAGENET_STD)),
+        mean=_fractions("mean", data.get("mean", IMAGENET_MEAN)),
+        std=_fractions("std", data.get("std", IMAGENET_STD)),
         squash=mode == "squash",
     )
 
@@ -161,7 +206,8 @@ def _transformers_card(name: str, config: Json, folder: Path) -> ModelCard:
     return ModelCard(
         name=name,
         transform=_transformers_transform(_read_json(processor)) if processor.exists() else None,
-        labels=None if labels is None else parse_labels(labels, "id2label"),
+        labels=None if labels is None else parse_id_to_label(labels, "id2label"),
+        patch_size=config.get("patch_size", 4),
         head_norm_eps=config.get("layer_norm_eps", 1e-12),
         activation=_activation(config),
         notes=() if processor.exists() else (f"{folder} has no preprocessor_config.json",),
@@ -189,8 +235,8 @@ def _transformers_transform(processor: Json) -> Transform:
         resize_size=int(side / processor.get("crop_pct", 224 / 256)) if side < 384 else side,
         crop_size=side,
         interpolation=_RESAMPLING[resample],
-        mean=_per_channel(processor.get("image_mean", 0.5) if normalize else 0),
-        std=_per_channel(processor.get("image_std", 0.5) if normalize else 1),
+        mean=_fractions("image_mean", processor.get("image_mean", 0.5) if normalize else 0),
+        std=_fractions("image_std", processor.get("image_std", 0.5) if normalize else 1),
         squash=side >= 384,
         floor_margin=True,
     )
@@ -202,6 +248,14 @@ def _activation(config: Json) -> Activation | None:
     if kind not in _ACTIVATIONS:
         raise _unsupported("problem_type", kind, " and ".join(repr(name) for name in _ACTIVATIONS if name))
     return _ACTIVATIONS[kind]
+
+
+def _fractions(key: str, value: Any) -> tuple[float, float, float]:  # Any: parsed JSON
+    """Returns three numbers from 0 to 1, the scale of the pixels."""
+    numbers = _per_channel(value)
+    if not all(0 <= number <= 1 for number in numbers):
+        raise CheckpointError(f"{key}={value!r} is not of pixels from 0 to 1; divide numbers of 0 to 255 by 255")
+    return numbers
 
 
 def _per_channel(value: Any) -> tuple[float, float, float]:  # Any: parsed JSON, a number or a list

@@ -171,9 +171,11 @@ def _summarize(
 
 def _config(found: FoundNetwork, card: ModelCard, path: Path) -> ConvNeXtConfig:
     try:
-        config = card.config or infer_config(found.tensors, found.family, str(path))
+        config = card.config or infer_config(found.tensors, found.family, str(path), card.patch_size)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    if config.in_channels != 3:
+        raise CheckpointError(f"{path} expects images with {config.in_channels} channels; only RGB is supported")
     if card.num_classes not in (None, config.num_classes):
         raise CheckpointMismatch(f"{path}: config.json has {card.num_classes} classes, the head {config.num_classes}")
     return replace(
@@ -184,8 +186,6 @@ def _config(found: FoundNetwork, card: ModelCard, path: Path) -> ConvNeXtConfig:
 
 
 def _build(found: FoundNetwork, config: ConvNeXtConfig, path: Path) -> ConvNeXt:
-    if config.in_channels != 3:
-        raise CheckpointError(f"{path} expects images with {config.in_channels} channels; only RGB is supported")
     with torch.device("meta"):
         network = ConvNeXt(config)
     network.load_state_dict(canonical_state_dict(found.tensors, found.family, config, str(path)), assign=True)

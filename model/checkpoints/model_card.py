@@ -13,8 +13,8 @@ from model.labels import is_unicode
 class ModelCard:
     """Metadata from a registry entry, a file header or the JSON files of a folder; None if unknown.
 
-    ``norm_eps``, ``head_norm_eps`` and ``num_classes`` complete a configuration that is inferred from the tensors.
-    ``top1`` is the published accuracy in percent. ``notes`` are logged when the checkpoint is loaded.
+    ``norm_eps``, ``head_norm_eps``, ``num_classes`` and ``patch_size`` complete a configuration that is inferred from
+    the tensors. ``top1`` is the published accuracy in percent. ``notes`` are logged when the checkpoint is loaded.
     Raises ``CheckpointError`` if the name or the licence is not text.
     """
 
@@ -26,6 +26,7 @@ class ModelCard:
     norm_eps: float | None = None
     head_norm_eps: float | None = None
     num_classes: int | None = None
+    patch_size: int | None = None
     activation: Activation | None = None
     top1: float | None = None
     notes: tuple[str, ...] = ()

@@ -1,5 +1,7 @@
 """Class labels: the label sets in this package (one text file each), and label files of the user."""
 
+import codecs
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,8 @@ from typing import Any
 from model.errors import CheckpointError
 
 _FOLDER = Path(__file__).parent
+_NESTED = ("id2label", "class_to_idx", "label2id", "label_names", "labels", "classes", "class_names", "names")
+_HEADERS = {"name", "names", "label", "labels", "class", "classes", "class_name"}
 
 
 def label_sets() -> tuple[str, ...]:
@@ -22,20 +26,45 @@ def label_set(name: str) -> tuple[str, ...]:
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Reads labels, by class index, from a text file with one label per line or from a JSON file (``parse_labels``).
+    """Reads labels, by class index, from a text file with one label per line, CSV, or JSON (``parse_labels``).
 
     Raises ``CheckpointError`` if the file cannot be read or its labels are invalid.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = _decode(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"Cannot read the labels file {path}: {error}") from error
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return _parse_rows(text, str(path))
     if path.suffix.lower() != ".json" and not text.lstrip().startswith(("[", "{")):
         return _validated(text.rstrip().splitlines(), str(path))
     try:
         return parse_labels(json.loads(text), str(path))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"The labels file {path} is not valid JSON: {error}") from error
+
+
+def _decode(data: bytes) -> str:
+    """UTF-8, or UTF-16 with a byte order mark."""
+    is_utf16 = len(data) > len(codecs.BOM_UTF16) and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_utf16 else "utf-8-sig")
+
+
+def _parse_rows(text: str, source: str) -> tuple[str, ...]:
+    """The labels of a CSV file: a name per row, or an index and a name in any order, with or without a header."""
+    rows = [row for row in csv.reader(text.splitlines(), delimiter="\t" if "\t" in text else ",") if row]
+    if not rows or {len(row) for row in rows} not in ({1}, {2}):
+        raise CheckpointError(f"{source}: expected one column of names, or an index and a name in each row")
+    if len(rows[0]) == 1:
+        has_header = rows[0][0].strip().lower() in _HEADERS
+        return _validated([row[0] for row in rows[has_header:]], source)
+    body = rows if any(cell.strip().isdecimal() for cell in rows[0]) else rows[1:]
+    columns = [{row[side].strip() for row in body} for side in (0, 1)]
+    expected = {str(index) for index in range(len(body))}
+    sides = [side for side in (0, 1) if columns[side] == expected]
+    if len(sides) != 1:
+        raise CheckpointError(f"{source}: exactly one column must have each index from 0 to {len(body) - 1} once")
+    return parse_id_to_label({row[sides[0]].strip(): row[1 - sides[0]] for row in body}, source)
 
 
 def parse_labels(value: Any, source: str) -> tuple[str, ...]:  # Any: parsed JSON
@@ -47,14 +76,42 @@ def parse_labels(value: Any, source: str) -> tuple[str, ...]:  # Any: parsed JSO
         return _validated(value, source)
     if not isinstance(value, dict):
         raise CheckpointError(f"{source}: labels must be a list or an object, found {type(value).__name__}")
-    if all(isinstance(index, int) for index in value.values()):
-        by_index = {index: label for label, index in value.items()}
-    else:
-        by_index = {int(index) if index.isdecimal() else index: label for index, label in value.items()}
+    for key in _NESTED:
+        if isinstance(value.get(key), list | dict):
+            return parse_labels(value[key], f"{source}: {key}")
+    if value and all(isinstance(item, list) and len(item) == 2 for item in value.values()):
+        value = {index: name for index, (_, name) in value.items()}  # Keras' imagenet_class_index.json
+    if not all(type(index) is int for index in value.values()):
+        return parse_id_to_label(value, source)
+    if len(set(value.values())) < len(value):
+        twice = next(index for index in value.values() if list(value.values()).count(index) > 1)
+        missing = next(index for index in range(len(value)) if index not in value.values())
+        raise CheckpointError(f"{source}: no label for class {missing}, and two for class {twice}")
+    indices = set(range(len(value)))
+    is_swapped = {int(key) for key in value if key.isdecimal()} == indices  # names that are numbers
+    if is_swapped and any(int(key) != index for key, index in value.items()) and set(value.values()) != indices:
+        return parse_id_to_label(value, source)
+    if is_swapped and any(int(key) != index for key, index in value.items()):
+        raise CheckpointError(f"{source}: it is ambiguous which numbers are indices and which are names; use a list")
+    return parse_id_to_label({str(index): name for name, index in value.items()}, source)
+
+
+def parse_id_to_label(value: Any, source: str) -> tuple[str, ...]:  # Any: parsed JSON
+    """Returns the labels of an object index → label, whose labels may be numbers. Raises ``CheckpointError``."""
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{source}: labels must be an object index → label, found {type(value).__name__}")
+    by_index = {int(index) if index.isdecimal() else index: _text(label) for index, label in value.items()}
+    if len(by_index) < len(value):
+        raise CheckpointError(f"{source}: two labels have the same index")
     missing = [index for index in range(len(value)) if index not in by_index]
     if missing:
         raise CheckpointError(f"{source}: no label for class {missing[0]}, found {len(value)} labels")
     return _validated([by_index[index] for index in range(len(value))], source)
+
+
+def _text(label: Any) -> Any:  # Any: parsed JSON
+    """A number as text, as transformers takes any label."""
+    return str(label) if type(label) in (int, float) else label
 
 
 def is_unicode(value: object) -> bool:

@@ -59,3 +59,39 @@ def test_rejects_invalid_labels(tmp_path: Path, name: str, content: bytes, value
 def test_rejects_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"absent\.txt"):
         read_labels(tmp_path / "absent.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.json", '{"id2label": {"0": "cat", "1": "dog"}, "model_type": "convnext"}'),
+        ("labels.json", '{"0": ["n01", "cat"], "1": ["n02", "dog"]}'),
+        ("labels.json", '{"class_to_idx": {"dog": 1, "cat": 0}}'),
+        ("labels.csv", "cat\ndog\n"),
+        ("labels.csv", "name\ncat\ndog\n"),
+        ("labels.csv", "index,name\n1,dog\n0,cat\n"),
+        ("labels.csv", "cat,0\ndog,1\n"),
+        ("labels.tsv", "name\tindex\ndog\t1\ncat\t0\n"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_reads_labels_of_every_form(tmp_path: Path, name: str, content: str, encoding: str) -> None:
+    (tmp_path / name).write_text(content, encoding=encoding)
+    assert read_labels(tmp_path / name) == ("cat", "dog")
+
+
+def test_names_may_be_numbers(tmp_path: Path) -> None:
+    (tmp_path / "folders.json").write_text('{"0": 0, "1": 1, "10": 2}')
+    assert read_labels(tmp_path / "folders.json") == ("0", "1", "10")
+    (tmp_path / "ids.json").write_text('{"0": 5, "1": 7}')
+    assert read_labels(tmp_path / "ids.json") == ("5", "7")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.json", '{"0": 1, "1": 0}'), ("a.csv", "0,1\n1,0\n"), ("a.csv", "0,cat\n2,dog\n"), ("a.csv", "a,b,c\n")],
+)
+def test_rejects_labels_that_are_ambiguous_or_incomplete(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CheckpointError):
+        read_labels(tmp_path / name)
