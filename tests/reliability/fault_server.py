@@ -46,6 +46,7 @@ class FaultyEngine:
             family="native",
             licence="CC0-1.0",
             sha256="f" * 64,
+            activation="softmax",
             labels=labels,
             transform=GatedTransform(8, 8),
         )
