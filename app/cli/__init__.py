@@ -1,4 +1,4 @@
-"""The command convnext-serve: serve, predict and weights."""
+"""The command convnext-serve: serve, predict, evaluate and weights."""
 
 import argparse
 import difflib
@@ -92,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_settings(command, _PREDICT)
     command.set_defaults(run=_predict)
+    command = commands.add_parser("evaluate", help="compare the model with labelled photos")
+    command.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="one folder of photos per class, or a CSV file of file and label"
+    )
+    command.add_argument("--output", type=Path, metavar="OUTPUT", help="write a row per photo to this CSV file")
+    _add_settings(command, tuple(name for name in _PREDICT if name != "top_k"))
+    command.set_defaults(run=_evaluate)
     _add_weights(commands.add_parser("weights", help="list, download, verify or inspect weights"))
     return parser
 
@@ -126,6 +133,12 @@ def _predict(settings: Settings, options: argparse.Namespace) -> int:
     from app.cli import predict
 
     return predict.run(settings, options)
+
+
+def _evaluate(settings: Settings, options: argparse.Namespace) -> int:
+    from app.cli import evaluate
+
+    return evaluate.run(settings, options)
 
 
 def _weights(settings: Settings, options: argparse.Namespace) -> int:

@@ -39,7 +39,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         return 2
     failed = False
     with _writer(options) as writer:
-        for batch in _batches(_expand(options.files, done), engine, settings):
+        for batch in decode_batches(_expand(options.files, done), engine, settings):
             for file, result in _classify(engine, batch, top_k):
                 if isinstance(result, Exception):
                     print_error(f"{file}: {result}")
@@ -73,7 +73,7 @@ def _expand(names: Iterable[str], done: Collection[str]) -> Iterator[str]:
             yield name
 
 
-def _batches(files: Iterator[str], engine: InferenceEngine, settings: Settings) -> Iterator[list[Decoded]]:
+def decode_batches(files: Iterator[str], engine: InferenceEngine, settings: Settings) -> Iterator[list[Decoded]]:
     """Decoded images in order, in batches of what is there; later ones are decoded in the meantime."""
     decoding: queue.Queue[Decoding | BaseException | None] = queue.Queue(4 * engine.max_batch_size)
 

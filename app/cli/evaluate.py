@@ -1,0 +1,137 @@
+"""convnext-serve evaluate: how right the served model is on labelled photos, through the path of a request."""
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.progress import track
+
+from app.cli.output import print_error
+from app.cli.predict import SUFFIXES, decode_batches
+from app.logs import configure_logging
+from app.main import build_engine
+from app.settings import Settings
+from model.errors import CheckpointError
+from model.evaluation import evaluate_sigmoid, evaluate_softmax
+from model.head import scores
+from model.inference.engine import InferenceEngine
+
+Photo = tuple[str, str]  # file, name of its class
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Evaluates ``options.folder``; returns 1 if there was nothing to evaluate or a photo could not be classified."""
+    configure_logging("text", "warning", sys.stderr)
+    photos = _read_photos(options.folder)
+    engine = build_engine(settings)
+    classes = match_labels(sorted({name for _, name in photos}), engine.model.labels)
+    unmatched = sorted({name for _, name in photos} - classes.keys())
+    if unmatched:
+        print_error(f"no label matches {', '.join(unmatched[:10])} ({len(unmatched)} names); their photos are left out")
+    known = {file: classes[name] for file, name in photos if name in classes}
+    if not known:
+        raise CheckpointError(f"{options.folder} has no photos whose class the model has")
+    files, probabilities, failed = _classify(engine, settings, list(known))
+    if not files:
+        raise CheckpointError(f"{options.folder} has no photo that can be classified")
+    truth = np.array([known[file] for file in files])  # (N,) int64
+    _print_report(engine, probabilities, truth)
+    if options.output is not None:
+        _write_photos(options.output, engine.model.labels, files, probabilities, truth)
+    return 1 if failed else 0
+
+
+def match_labels(names: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
+    """The class of each name that is a label, whatever its case, spaces and underscores, or the first of its synonyms.
+
+    A name that fits several labels is left out.
+    """
+    found: dict[str, set[int]] = {}
+    for index, label in enumerate(labels):
+        for form in {_normalize(label), _normalize(label.partition(",")[0])}:
+            found.setdefault(form, set()).add(index)
+    exact = {label: index for index, label in enumerate(labels) if labels.count(label) == 1}
+    matches = {name: found.get(_normalize(name), set()) for name in names}
+    single = {name: next(iter(indices)) for name, indices in matches.items() if len(indices) == 1}
+    return single | {name: exact[name] for name in names if name in exact}
+
+
+def _normalize(name: str) -> str:
+    return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
+
+
+def _read_photos(path: Path) -> list[Photo]:
+    """The photos of a folder with one folder per class, or of a CSV file with the columns file and label."""
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        return [(str(file), file.relative_to(path).parts[0]) for file in found if file.parent != path]
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        rows = [row for row in csv.reader(stream) if row]
+    if any(len(row) != 2 for row in rows):
+        raise CheckpointError(f"{path} must have two columns, file and label")
+    body = rows[1:] if rows and [cell.strip().lower() for cell in rows[0]] == ["file", "label"] else rows
+    return [(str(path.parent / file), label) for file, label in body]
+
+
+def _classify(
+    engine: InferenceEngine, settings: Settings, files: Sequence[str]
+) -> tuple[list[str], npt.NDArray[np.float32], bool]:
+    """The files that could be classified, their probabilities ``(N, num_classes)``, and whether others could not."""
+    done, rows, failed = [], [], False
+    batches = decode_batches(iter(files), engine, settings)
+    shown = track(batches, "evaluating", disable=not sys.stderr.isatty())
+    for batch in shown:
+        images = [(file, pixels) for file, pixels in batch if not isinstance(pixels, Exception)]
+        for file, error in batch:
+            if isinstance(error, Exception):
+                print_error(f"{file}: {error}")
+                failed = True
+        if images:
+            done += [file for file, _ in images]
+            rows.append(scores(engine.predict([pixels for _, pixels in images]), engine.model.activation))
+    return done, np.concatenate(rows) if rows else np.empty((0, engine.num_classes), np.float32), failed
+
+
+def _print_report(
+    engine: InferenceEngine, probabilities: npt.NDArray[np.float32], truth: npt.NDArray[np.int64]
+) -> None:
+    labels = engine.model.labels
+    if engine.model.activation == "sigmoid":
+        rows = evaluate_sigmoid(probabilities, truth, labels)
+        lines = [f"{len(truth)} photos; precision and recall of each label at 0.5"]
+        lines += [f"  {_percent(row.precision)} {_percent(row.recall)}  {row.label} ({row.images})" for row in rows]
+    else:
+        report = evaluate_softmax(probabilities, truth, labels)
+        lines = [
+            f"{report.images} photos",
+            f"top-1 {report.top1:.2%}, top-5 {report.top5:.2%}, calibration error {report.calibration_error:.2%}",
+            "worst classes",
+            *(f"  {row.recall:7.2%}  {row.label} ({row.images})" for row in report.worst),
+            "most frequent confusions",
+            *(f"  {row.images:7}  {row.label} → {row.predicted}" for row in report.confusions),
+        ]
+    print("\n".join(lines))  # noqa: T201 - the command's output
+
+
+def _percent(share: float | None) -> str:
+    return "      -" if share is None else f"{share:7.2%}"
+
+
+def _write_photos(
+    path: Path,
+    labels: Sequence[str],
+    files: Sequence[str],
+    probabilities: npt.NDArray[np.float32],
+    truth: npt.NDArray[np.int64],
+) -> None:
+    """A row per photo: its class, the most probable class and that probability."""
+    first = probabilities.argmax(1)
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        rows = csv.writer(stream, lineterminator="\n")
+        rows.writerow(("file", "label", "predicted", "probability"))
+        for file, actual, predicted, row in zip(files, truth, first, probabilities, strict=True):
+            rows.writerow((file, labels[actual], labels[predicted], float(row[predicted])))
