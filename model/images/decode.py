@@ -12,6 +12,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from model.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedFormat
 from model.images import tiff
+from model.images.containers import jpeg_segments
 from model.images.foreign import describe
 from model.images.heif import find_heif_format, register_heif_decoder
 from model.images.jpeg import Pixels, complete_jpeg, decode_jpeg, is_single_scan, lacks_end_marker, read_jpeg_size
@@ -147,7 +148,11 @@ class EncodedImage:
         """The most pixels that ``_data`` may have."""
         if self._scale == 1 or self._image is not None or self._max_image_pixels < MAX_IMAGE_PIXELS:
             return self._max_image_pixels
-        reduced = _MAX_REDUCED_PIXELS if is_single_scan(self._data) else _MAX_REDUCED_PIXELS_OF_SCANS
+        reduced = (
+            _MAX_REDUCED_PIXELS
+            if is_single_scan(self._data, jpeg_segments(self._data))
+            else _MAX_REDUCED_PIXELS_OF_SCANS
+        )
         return max(self._max_image_pixels, reduced)
 
     def _check_size(self, size: tuple[int, int], limit: int) -> None:
@@ -217,14 +222,18 @@ def _grayscale_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Turns pixels as EXIF's orientation 1…8 says; a view of ``pixels``."""
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
+    """Turns pixels as EXIF's orientation 1…8 says."""
+    if orientation == 1:
+        return pixels
+    stored = pixels.transpose(1, 0, 2) if orientation >= 5 else pixels
     if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
+        stored = stored[::-1]
     if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
+        stored = stored[:, ::-1]
+    upright = np.empty(stored.shape, np.uint8)
+    for channel in range(3):  # which takes a third of the time of copying all of them at once
+        upright[..., channel] = stored[..., channel]
+    return upright
 
 
 def _sniff(data: bytes) -> str:

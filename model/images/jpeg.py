@@ -1,12 +1,13 @@
 """JPEG images through libjpeg-turbo in one call, without Pillow's reading of the header and its copies."""
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from model.images.containers import START_OF_SCAN, jpeg_scan_segments, jpeg_segments
+from model.images.containers import START_OF_SCAN, Segment, jpeg_scan_segments, jpeg_segments
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -37,10 +38,13 @@ def decode_jpeg(data: bytes, min_width: int, min_height: int) -> Pixels | None:
     return pixels
 
 
-def is_single_scan(data: bytes) -> bool:
-    """Whether the first scan is the whole image, so that libjpeg-turbo holds a few rows of it at a time, not all."""
+def is_single_scan(data: bytes, segments: Iterable[Segment]) -> bool:
+    """Whether the first scan is the whole image, so that libjpeg-turbo holds a few rows of it at a time, not all.
+
+    ``segments`` are those of ``data`` up to the first scan.
+    """
     frame_components = scan_components = 0
-    for marker, start, _ in jpeg_segments(data):
+    for marker, start, _ in segments:
         if marker in _SEQUENTIAL_FRAMES:
             frame_components = next(iter(data[start + 5 : start + 6]), 0)
         elif marker == START_OF_SCAN:

@@ -5,6 +5,8 @@ work without adding pixels: repeated scans, thousands of chunks, metadata entrie
 All checks take time linear in the file's size.
 """
 
+from itertools import islice
+
 from model.errors import ImageTooLarge, InvalidImage
 from model.images.containers import (
     MAX_GIF_BLOCKS,
@@ -75,16 +77,18 @@ def _number(value: object, default: int) -> int:
 
 
 def _check_jpeg(data: bytes) -> None:
-    exif = bytearray()
-    for segments, (marker, start, end) in enumerate(jpeg_segments(data)):
-        if segments >= _MAX_JPEG_SEGMENTS and marker != START_OF_SCAN:
-            raise InvalidImage(f"The JPEG image has more than {_MAX_JPEG_SEGMENTS} segments.")
-        if marker == _APP1 and data.startswith(_EXIF_HEADER, start):
-            exif += data[start + len(_EXIF_HEADER) : end]
-    check_directory(bytes(exif))
+    segments = list(islice(jpeg_segments(data), _MAX_JPEG_SEGMENTS + 1))
+    if len(segments) > _MAX_JPEG_SEGMENTS:
+        raise InvalidImage(f"The JPEG image has more than {_MAX_JPEG_SEGMENTS} segments.")
+    exif = [
+        data[start:end] for marker, start, end in segments if marker == _APP1 and data.startswith(_EXIF_HEADER, start)
+    ]
+    if exif:
+        check_directory(b"".join(part.removeprefix(_EXIF_HEADER) for part in exif))
+    if is_single_scan(data, segments):
+        return  # libjpeg accepts no scan after it
     # The two bytes also occur by chance in data that is appended to a photo, so they are only a first, fast test.
-    # After a scan that is the whole image, libjpeg accepts no other.
-    if data.count(b"\xff\xda") > _MAX_JPEG_SCANS and not is_single_scan(data) and _has_too_many_scans(data):
+    if data.count(b"\xff\xda") > _MAX_JPEG_SCANS and _has_too_many_scans(data):
         raise InvalidImage(f"The JPEG image has more than {_MAX_JPEG_SCANS} scans.")
 
 
