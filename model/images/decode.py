@@ -12,14 +12,14 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from model.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedFormat
 from model.images import tiff
-from model.images.containers import jpeg_segments
+from model.images.containers import Segment
 from model.images.foreign import describe
 from model.images.heif import find_heif_format, register_heif_decoder
 from model.images.jpeg import Pixels, complete_jpeg, decode_jpeg, is_single_scan, lacks_end_marker, read_jpeg_size
 from model.images.libtiff import silence_libtiff
-from model.images.limits import check_structure, check_tiles
+from model.images.limits import check_jpeg, check_structure, check_tiles
 from model.images.metadata import without_metadata
-from model.images.orientation import find_item_orientation, find_orientation
+from model.images.orientation import find_item_orientation, find_jpeg_orientation, find_orientation
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # and HEIF, if pi-heif is installed
 
@@ -63,8 +63,13 @@ class EncodedImage:
         self._max_image_pixels = max_image_pixels
         self._scale = 1
         self._format = _sniff(data)
-        check_structure(data)
-        size = read_jpeg_size(data) if self._format == "JPEG" else None
+        self._segments: list[Segment] = []  # of a JPEG, up to its first scan
+        size = None
+        if self._format == "JPEG":
+            self._segments = check_jpeg(data)
+            size = read_jpeg_size(data)
+        else:
+            check_structure(data)
         self._image: ImageFile.ImageFile | None = None  # opened only where libjpeg-turbo does not decode it in one call
         if size is None:
             self._image = self._open(data)
@@ -83,7 +88,7 @@ class EncodedImage:
         """
         try:
             if self._format == "JPEG":
-                return _upright(self._decode_jpeg(), find_orientation(self._data))
+                return _upright(self._decode_jpeg(), find_jpeg_orientation(self._data, self._segments))
             image = self._image or self._open(self._data)
             pixels = _load(image)
             self._check_size(image.size, self._max_image_pixels)  # a HEIC image may be larger than its header says
@@ -148,11 +153,7 @@ class EncodedImage:
         """The most pixels that ``_data`` may have."""
         if self._scale == 1 or self._image is not None or self._max_image_pixels < MAX_IMAGE_PIXELS:
             return self._max_image_pixels
-        reduced = (
-            _MAX_REDUCED_PIXELS
-            if is_single_scan(self._data, jpeg_segments(self._data))
-            else _MAX_REDUCED_PIXELS_OF_SCANS
-        )
+        reduced = _MAX_REDUCED_PIXELS if is_single_scan(self._data, self._segments) else _MAX_REDUCED_PIXELS_OF_SCANS
         return max(self._max_image_pixels, reduced)
 
     def _check_size(self, size: tuple[int, int], limit: int) -> None:

@@ -11,6 +11,7 @@ from model.errors import ImageTooLarge, InvalidImage
 from model.images.containers import (
     MAX_GIF_BLOCKS,
     START_OF_SCAN,
+    Segment,
     gif_extensions,
     jpeg_scan_segments,
     jpeg_segments,
@@ -36,7 +37,7 @@ _EXIF_HEADER = b"Exif\0\0"
 def check_structure(data: bytes) -> None:
     """Raises ``InvalidImage`` if decoding ``data`` would take far longer than its pixels justify."""
     if data.startswith(b"\xff\xd8"):
-        _check_jpeg(data)
+        check_jpeg(data)
     elif data.startswith(b"\x89PNG"):
         _check_png(data)
     elif data.startswith(b"GIF8"):
@@ -76,7 +77,8 @@ def _number(value: object, default: int) -> int:
     return value if isinstance(value, int) else default
 
 
-def _check_jpeg(data: bytes) -> None:
+def check_jpeg(data: bytes) -> list[Segment]:
+    """``check_structure`` of a JPEG; returns its segments up to the first scan."""
     segments = list(islice(jpeg_segments(data), _MAX_JPEG_SEGMENTS + 1))
     if len(segments) > _MAX_JPEG_SEGMENTS:
         raise InvalidImage(f"The JPEG image has more than {_MAX_JPEG_SEGMENTS} segments.")
@@ -86,10 +88,11 @@ def _check_jpeg(data: bytes) -> None:
     if exif:
         check_directory(b"".join(part.removeprefix(_EXIF_HEADER) for part in exif))
     if is_single_scan(data, segments):
-        return  # libjpeg accepts no scan after it
+        return segments  # libjpeg accepts no scan after it
     # The two bytes also occur by chance in data that is appended to a photo, so they are only a first, fast test.
     if data.count(b"\xff\xda") > _MAX_JPEG_SCANS and _has_too_many_scans(data):
         raise InvalidImage(f"The JPEG image has more than {_MAX_JPEG_SCANS} scans.")
+    return segments
 
 
 def _has_too_many_scans(data: bytes) -> bool:

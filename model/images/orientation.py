@@ -2,11 +2,12 @@
 
 import re
 import zlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from PIL import Image
 
-from model.images.containers import EXIF_ITEM, Chunk, jpeg_segments, png_chunks, webp_chunks
+from model.images.containers import EXIF_ITEM, Chunk, Segment, png_chunks, webp_chunks
 from model.images.directory import find_entry, read_bytes, read_integers
 
 _EXIF_HEADER = b"Exif\0\0"
@@ -26,9 +27,7 @@ class _Metadata(NamedTuple):
 
 
 def find_orientation(data: bytes) -> int:
-    """The orientation 1…8 as in EXIF of a JPEG, PNG, WebP or TIFF file; 1 if there is none, or an invalid one."""
-    if data.startswith(b"\xff\xd8"):
-        return _choose(_jpeg_metadata(data))
+    """The orientation 1…8 as in EXIF of a PNG, WebP or TIFF file; 1 if there is none, or an invalid one."""
     if data.startswith(b"\x89PNG"):
         return _choose(_png_metadata(data))
     if data.startswith(b"RIFF"):
@@ -37,6 +36,19 @@ def find_orientation(data: bytes) -> int:
         entry = find_entry(data, _XMP_TAG)
         return _choose(_Metadata(data, b"" if entry is None else read_bytes(data, entry)))
     return 1
+
+
+def find_jpeg_orientation(data: bytes, segments: Iterable[Segment]) -> int:
+    """The orientation 1…8 of a JPEG file; ``segments`` are those up to its first scan."""
+    exif, xmp = bytearray(), b""
+    for marker, start, end in segments:
+        if marker != _APP1:
+            continue
+        if data.startswith(_EXIF_HEADER, start):  # a large block is cut into several segments
+            exif += data[start + len(_EXIF_HEADER) : end]
+        elif data.startswith(_XMP_HEADER, start):
+            xmp = data[start + len(_XMP_HEADER) : end]
+    return _choose(_Metadata(bytes(exif), xmp)) if exif or xmp else 1
 
 
 def find_item_orientation(image: Image.Image, data: bytes) -> int:
@@ -63,16 +75,6 @@ def _choose(found: _Metadata) -> int:
         match = _XMP_PATTERN.search(found.xmp)
         orientation = int(match[1]) if match else 1
     return orientation if 1 <= orientation <= 8 else 1
-
-
-def _jpeg_metadata(data: bytes) -> _Metadata:
-    exif, xmp = bytearray(), b""
-    for marker, start, end in jpeg_segments(data):
-        if marker == _APP1 and data.startswith(_EXIF_HEADER, start):
-            exif += data[start + len(_EXIF_HEADER) : end]
-        elif marker == _APP1 and data.startswith(_XMP_HEADER, start):
-            xmp = data[start + len(_XMP_HEADER) : end]
-    return _Metadata(bytes(exif), xmp)
 
 
 def _webp_metadata(data: bytes) -> _Metadata:

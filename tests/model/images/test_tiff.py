@@ -193,6 +193,7 @@ def test_rejects_other_depths_by_name(bits: int) -> None:
         decode(packed_tiff(waves(3, "uint16", bits), bits))
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_rejects_big_endian_bigtiff_by_name() -> None:
     data = tiff(waves(3, "uint8"), photometric="rgb", bigtiff=True, byteorder=">")
     with pytest.raises(InvalidImage, match="big-endian BigTIFF"):
