@@ -46,7 +46,11 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", protected_namespaces=()
     )
 
-    model: str = Field(DEFAULT_MODEL, min_length=1, description="Name of a published model, or path of a checkpoint.")
+    model: str = Field(
+        DEFAULT_MODEL,
+        min_length=1,
+        description="Name of a published model, path of a checkpoint, or OWNER/NAME of the Hugging Face Hub.",
+    )
     labels: Path | None = Field(
         None, description="File of class names, text or JSON; overrides those of the checkpoint."
     )

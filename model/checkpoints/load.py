@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from model.checkpoints import hf_folder, native
+from model.checkpoints import hf_folder, hub, native
 from model.checkpoints.defaults import choose_activation, choose_labels, default_transform, size_of
 from model.checkpoints.download import sha256_of
 from model.checkpoints.families import canonical_state_dict, infer_config
@@ -73,7 +73,7 @@ def load_model(
     ema: Averaged = "auto",
     cache_dir: Path | None = None,
 ) -> LoadedModel:
-    """Loads a registered model, fetching it on first use, or a checkpoint file or folder.
+    """Loads a registered model, fetching it on first use, a checkpoint file or folder, or OWNER/NAME of the Hub.
 
     ``labels`` is a file (text or JSON) or the name of a label set, and overrides the labels of the checkpoint.
     ``activation`` overrides its output function. ``ema`` selects averaged weights or not in a training checkpoint with
@@ -84,7 +84,7 @@ def load_model(
         path, card = fetch_weights(entry, cache_dir), entry.card()
         sha256 = verify_weights(entry, cache_dir)
     else:
-        path, card = _locate(name_or_path)
+        path, card = _locate(name_or_path, cache_dir)
         sha256 = sha256_of(path)
     file = read_state_dict(path)
     found = find_network(file.tensors, str(path), ema)
@@ -105,7 +105,7 @@ def inspect_checkpoint(name_or_path: str | Path, *, cache_dir: Path | None = Non
         verify_weights(entry, cache_dir)
         path, card = entry.path(cache_dir), entry.card()
     else:
-        path, card = _locate(name_or_path)
+        path, card = _locate(name_or_path, cache_dir)
     file = read_state_dict(path)
     return _summarize(file, find_network(file.tensors, str(path)), card, path)
 
@@ -114,12 +114,16 @@ def _registered(name_or_path: str | Path) -> WeightsEntry | None:
     return registered_weights().get(name_or_path) if isinstance(name_or_path, str) else None
 
 
-def _locate(name_or_path: str | Path) -> tuple[Path, ModelCard]:
+def _locate(name_or_path: str | Path, cache_dir: Path | None = None) -> tuple[Path, ModelCard]:
     try:
         path = Path(name_or_path).expanduser()
         exists = path.exists()
     except (RuntimeError, OSError) as error:  # an unknown user after ~, no permission, a name that is too long
         raise CheckpointError(f"Cannot find {name_or_path}: {error}") from error
+    if not exists and isinstance(name_or_path, str) and hub.is_repository(name_or_path):
+        path, folder = hf_folder.locate(hub.fetch_repository(name_or_path, cache_dir))
+        card = ModelCard(path.stem) if folder is None else hf_folder.read_card(folder)
+        return path, replace(card, name=name_or_path)
     if not exists:
         raise CheckpointError(f"{name_or_path} is not an existing path or a registered model; {_hint(name_or_path)}")
     path, folder = hf_folder.locate(path)
