@@ -158,13 +158,14 @@ class ClassificationService:
         labels = self.engine.model.labels
         pixels, decode_s = await self._decode(data)
 
-        def label(outputs: _Outputs) -> tuple[list[Prediction], Array]:
-            function = options.function
+        def label(outputs: _Outputs) -> tuple[list[Prediction], Array, float]:
+            function, top = options.function, float(outputs.probabilities.max())
             own = outputs.probabilities if function is None else scores(outputs.logits, function)
-            return top_predictions(own, labels, top_k, options.min_probability or None), outputs.logits
+            return top_predictions(own, labels, top_k, options.min_probability or None), outputs.logits, top
 
         job = _PredictionJob(pixels, label, needs_features=False)
-        (predictions, logits), timings = await self._compute(job, decode_s)
+        (predictions, logits, top), timings = await self._compute(job, decode_s)
+        self._telemetry.on_top_probability(top)
         return Classification(predictions, logits, timings)
 
     async def embed(self, data: bytes) -> Embedding:

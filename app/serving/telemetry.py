@@ -15,6 +15,7 @@ from app.serving.shared_metrics import SharedMetrics
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -38,6 +39,7 @@ class Telemetry:
         self._decode = self._histogram("decode_seconds", "One image, from bytes to pixels.")
         self._queue_wait = self._histogram("queue_wait_seconds", "One image, from decoded to the start of its batch.")
         self._inference = self._histogram("inference_seconds", "One batch in the engine.")
+        self._top_probability = self._histogram("top_probability", "Highest probability of an image.", buckets=_SHARES)
         self._batch_size = self._histogram("batch_size", "Images per batch.", buckets=_SIZES)
         self._closed_connections = self._counter("closed_connections", "Connections closed as too many were open.", ())
         self._in_service: Callable[[], float] = lambda: 0
@@ -70,6 +72,10 @@ class Telemetry:
         self._queue_wait.observe(queue_s)
         if self._tracer is not None:
             _add_spans(self._tracer, {"inference": run_s, "queue": queue_s, "decode": decode_s})
+
+    def on_top_probability(self, probability: float) -> None:
+        """Counts the highest probability of one image: a change of its distribution shows that photos have changed."""
+        self._top_probability.observe(probability)
 
     def current_span(self) -> trace.SpanContext | None:
         """The span of the current request, or None if it is not traced."""

@@ -68,3 +68,11 @@ async def test_model_names_the_function(connect: Connect) -> None:
         assert (await client.get("/model")).json()["activation"] == "sigmoid"
         schema = (await client.get("/openapi.json")).json()["components"]["schemas"]["ModelInfo"]
     assert schema["properties"]["activation"]["enum"] == ["softmax", "sigmoid"]
+
+
+async def test_metrics_have_the_distribution_of_the_highest_probability(connect: Connect, grey: Grey) -> None:
+    async with connect() as client:
+        await client.post("/predict", content=grey(4), headers={"Content-Type": "image/png"})
+        text = (await client.get("/metrics")).text
+    assert 'convnext_top_probability_bucket{le="0.4"} 0.0' in text
+    assert 'convnext_top_probability_bucket{le="0.5"} 1.0' in text
