@@ -1,6 +1,7 @@
 """RequestMiddleware: what every request gets before any route: an id, a deadline, admission, and its record."""
 
 import asyncio
+import contextlib
 import logging
 import time
 
@@ -13,6 +14,8 @@ from app.api.request_id import find_request_id
 from app.serving.errors import DeadlineExceeded, Overloaded, Unavailable
 
 logger = logging.getLogger(__name__)
+
+_DISCARD_S = 5.0
 
 
 class RequestMiddleware:
@@ -73,7 +76,8 @@ class _Exchange:
     """One request and its response; ``status`` is 0 until the response begins."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, context: AppContext) -> None:
-        self.receive = receive
+        self._receive = receive
+        self._body_received = False
         self.status = 0
         self.request_id = find_request_id(scope["headers"])
         self.method: str = scope["method"]
@@ -92,18 +96,49 @@ class _Exchange:
         }
         self.over_limit: bool = self.scope["state"].get("over_limit", False)
 
+    @property
+    def closes(self) -> bool:
+        """Whether the connection ends with this response."""
+        draining = self._context.service is not None and self._context.service.draining
+        return draining or self.over_limit
+
+    async def receive(self) -> Message:
+        """The next part of the body, or the client's disconnect."""
+        message = await self._receive()
+        self._body_received = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        return message
+
     async def send(self, message: Message) -> None:
         """Sends a message of the response, with the headers that every response has."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = message.setdefault("headers", [])
             headers.append((b"x-request-id", self.request_id.encode()))
-            draining = self._context.service is not None and self._context.service.draining
-            if draining or self.over_limit:
+            if self.closes:
                 headers.append((b"connection", b"close"))
         elif self.method == "HEAD":
             message = {**message, "body": b""}
+        if message["type"] == "http.response.body" and not message.get("more_body") and self._body_is_left:
+            await self._send({**message, "more_body": True})
+            await self._discard_body()
+            message = {**message, "body": b""}
         await self._send(message)
+
+    @property
+    def _body_is_left(self) -> bool:
+        """Whether the server would close a connection on which the client is still sending, and reset it thereby.
+
+        The client would lose the response. Connections that stay open are read on by the server.
+        """
+        headers = self.scope["headers"]
+        closes = self.closes or self.scope.get("http_version") == "1.0" or (b"connection", b"close") in headers
+        return closes and not self._body_received and not any(name == b"expect" for name, _ in headers)
+
+    async def _discard_body(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DISCARD_S):
+                while not self._body_received:
+                    await self.receive()
 
     async def respond(self, error: Exception) -> None:
         """Sends the response for ``error``."""

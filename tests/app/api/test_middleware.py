@@ -63,6 +63,16 @@ async def test_a_connection_over_the_limit_is_for_probes_only(make_app: MakeApp,
         assert 'convnext_requests_total{route="/predict",status="503"} 1.0' in await request_counts(client)
 
 
+@pytest.mark.parametrize(("connection", "received"), [("close", 5), ("keep-alive", 0)])
+async def test_the_body_is_received_before_its_connection_is_closed(
+    make_app: MakeApp, connect: Connect, connection: str, received: int
+) -> None:
+    app, upload = make_app(), Upload(*[b"a" * 10] * 5)
+    async with connect(app):
+        response = await call(app, upload, "/nowhere", headers={"connection": connection})
+    assert (response.status_code, upload.received) == (404, received)
+
+
 async def test_head_is_get_without_a_body(make_app: MakeApp, connect: Connect) -> None:
     async with connect(make_app()) as client:
         for path in ("/", "/health", "/model", "/model/labels", "/metrics", "/openapi.json", "/docs"):
