@@ -103,7 +103,7 @@ def test_the_request_can_be_copied_as_curl(page: Page, url: str) -> None:
 def test_a_file_that_is_no_image_gets_the_message_of_the_service(page: Page, tmp_path: Path) -> None:
     (tmp_path / "words.jpg").write_text("words")
     choose(page, tmp_path / "words.jpg")
-    expect(page.locator(".state.error")).to_contain_text("none of the accepted image formats")
+    expect(page.locator(".state.error")).to_contain_text("Unsupported media type")
 
 
 def test_a_busy_service_is_asked_again(page: Page) -> None:

@@ -16,7 +16,7 @@ from timm.models.convnext import ConvNeXt as TimmConvNeXt
 from torch import nn
 
 from model import load_model
-from model.checkpoints.families import FAMILIES, infer_config
+from model.checkpoints.families import detect_family, infer_config
 from model.convnext import ConvNeXtConfig
 from model.errors import CheckpointError, CheckpointMismatch
 from model.images.transform import IMAGENET_MEAN, IMAGENET_STD
@@ -92,7 +92,7 @@ def test_the_path_of_the_file_in_a_folder_loads_the_folder(tmp_path: Path) -> No
 def test_recognizes_the_eps_of_xxlarge_by_its_shapes() -> None:
     with torch.device("meta"):
         tensors = timm.create_model("convnext_xxlarge", num_classes=2, device="meta").state_dict()
-    config = infer_config(tensors, FAMILIES[-1], "xxlarge")
+    config = infer_config(tensors, detect_family(tensors, "xxlarge"), "xxlarge")
     assert config == ConvNeXtConfig((3, 4, 30, 3), (384, 768, 1536, 3072), 2, norm_eps=1e-5, head_norm_eps=1e-5)
 
 
