@@ -102,7 +102,7 @@ class DynamicBatcher(Generic[Item, Result]):
         """
         if self._closed_reason is not None:
             raise Unavailable(f"No prediction can be made: {self._closed_reason}.")
-        entry = _QueuedItem[Item, Result](item, asyncio.get_running_loop().create_future())
+        entry: _QueuedItem[Item, Result] = _QueuedItem(item, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
         self._dispatch()
         try:
