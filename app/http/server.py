@@ -150,6 +150,7 @@ def serve(
         app, grace_s=grace_s, max_connections=max_connections, keep_alive_s=keep_alive_s, root_path=root_path
     )
     server.run(sockets=[listener])
+    gc.unfreeze()  # otherwise libraries that torch loads report leaks at exit
     _join({thread for thread in threading.enumerate() if thread not in before and not thread.daemon})
 
 
