@@ -99,3 +99,9 @@ def service_of(app: FastAPI) -> ClassificationService:
     service = context_of(app).service
     assert service is not None
     return service
+
+
+async def request_counts(client: httpx.AsyncClient) -> set[str]:
+    """The samples of convnext_requests_total."""
+    lines = (await client.get("/metrics")).text.splitlines()
+    return {line for line in lines if line.startswith("convnext_requests_total")}
