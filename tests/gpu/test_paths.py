@@ -1,12 +1,14 @@
 """Every faster path on a CUDA device, compared with float32; skipped without CUDA."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from model import Transform
 from model.convnext import ConvNeXt, ConvNeXtConfig
 from model.inference.cuda.depthwise import DepthwiseNorm, DepthwiseWeights, candidate_tiles, launch_kernel
-from model.inference.cuda.fused import FAST_PATHS, FusedConvNeXt, available_paths
+from model.inference.cuda.fused import FastPath, FusedConvNeXt, available_paths
 from model.inference.cuda.gpu import CudaGpu
 from model.inference.cuda.paths import LIMIT
 from model.inference.cuda_runtime import CudaRuntime
@@ -15,6 +17,8 @@ from model.inference.precise_head import PreciseHead
 from tests.gpu.networks import smooth_images
 from tests.model.conftest import randomize
 from tests.model.inference.cuda.fake_gpu import exact_depthwise_norm
+
+FAST_PATHS: tuple[FastPath, ...] = get_args(FastPath)
 
 if not torch.cuda.is_available():
     pytest.skip("there is no CUDA device", allow_module_level=True)

@@ -1,7 +1,7 @@
 """FusedConvNeXt: a folded network on channels-last rows, with fewer passes over the activations than modules."""
 
 from collections.abc import Callable
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ depthwise  depthwise convolution, bias and LayerNorm in one kernel
 gelu       bias and GELU in the epilogue of the first matrix product of a block (cuBLASLt; approximated by tanh)
 residual   the second one adds to the residual stream in place; needs depthwise, which takes over the bias
 """
-FAST_PATHS: tuple[FastPath, ...] = get_args(FastPath)
 
 
 def available_paths(network: ConvNeXt, input_size: int) -> list[FastPath]:

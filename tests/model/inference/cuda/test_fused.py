@@ -1,7 +1,7 @@
 """The fused network computes the logits and features of the folded one, with any of its paths."""
 
 from itertools import chain, combinations
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,11 +9,13 @@ import torch
 from model import Transform
 from model.convnext import ConvNeXt, ConvNeXtConfig
 from model.inference.cuda.depthwise import DepthwiseNorm, candidate_tiles, supports
-from model.inference.cuda.fused import FAST_PATHS, FusedConvNeXt, available_paths, linear_gelu
+from model.inference.cuda.fused import FastPath, FusedConvNeXt, available_paths, linear_gelu
 from model.inference.fold import fold
 from tests.model.conftest import randomize
 from tests.model.inference.cuda.fake_gpu import launch_in_torch
 from tests.model.kinds import KINDS
+
+FAST_PATHS: tuple[FastPath, ...] = get_args(FastPath)
 
 SIZE = 32
 
