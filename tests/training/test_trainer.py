@@ -80,7 +80,7 @@ def train_in_group(rank: int, recipe: Recipe, photos: Photos, folder: Path) -> N
 
 
 def test_processes_keep_the_same_weights(recipe: Recipe, photos: Photos, tmp_path: Path) -> None:
-    start_processes(train_in_group, (recipe, photos, tmp_path), nprocs=2, start_method="fork")  # type: ignore[no-untyped-call]  # torch
+    start_processes(train_in_group, (recipe, photos, tmp_path), nprocs=2, start_method="spawn")  # type: ignore[no-untyped-call]  # torch
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, second, strict=True))
 
