@@ -1,18 +1,23 @@
 """Handover of connections: the supervisor accepts them and passes each to the worker that has the fewest.
 
+While connections end, the workers report it at different times, so that for a moment they take turns instead.
+
 Workers that accept from one socket themselves get what the scheduler leaves them: on two busy cores, up to 50 of 64
 connections went to one of four.
 """
 
 import errno
+import itertools
 import multiprocessing
 import socket
 import threading
+import time
 from collections.abc import Callable
 from enum import IntEnum
 
 _BACKLOG = 2048  # as uvicorn has it
 _RETRY_S = 0.05
+_SETTLE_S = 0.2  # after which every worker has reported the connections that ended
 
 
 class State(IntEnum):
@@ -60,6 +65,10 @@ class Dispatcher:
         self._board = board
         self._channels: dict[int, socket.socket] = {}
         self._sent: dict[int, int] = {}
+        self._ended: dict[int, int] = {}
+        self._ended_at = 0.0  # when that has changed
+        self._turns = itertools.count()
+        self._turn: dict[int, int] = {}  # the last one of each worker
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -75,7 +84,7 @@ class Dispatcher:
         own.setblocking(False)
         others.setblocking(False)
         with self._lock:
-            self._channels[number], self._sent[number] = own, 0
+            self._channels[number], self._sent[number], self._turn[number] = own, 0, -1
         return others
 
     def detach(self, number: int) -> None:
@@ -115,17 +124,23 @@ class Dispatcher:
     def _pass_on(self, connection: socket.socket) -> None:
         """Sends a connection to a worker; closes it if none takes it."""
         with self._lock:
+            ended = {number: self._board.ended(number) for number in self._channels}
+            if ended != self._ended:
+                self._ended, self._ended_at = ended, time.monotonic()
             for number in sorted(self._channels, key=self._rank):
                 try:
                     socket.send_fds(self._channels[number], [b"c"], [connection.fileno()])
                 except OSError:  # it has just ended, or has received none of the last hundreds
                     continue
                 self._sent[number] += 1
+                self._turn[number] = next(self._turns)
                 return
 
     def _rank(self, number: int) -> tuple[int, int]:
-        """Ready workers first, then those with the fewest connections."""
-        return -self._board.state(number), self._sent[number] - self._board.ended(number)
+        """Ready workers first, then those with the fewest connections or, while some end, whose turn it is."""
+        settled = time.monotonic() > self._ended_at + _SETTLE_S
+        count = self._sent[number] - self._ended[number] if settled else self._turn[number]
+        return -self._board.state(number), count
 
 
 def receive(channel: socket.socket, on_connection: Callable[[socket.socket], None]) -> bool:
