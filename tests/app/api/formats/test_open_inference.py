@@ -146,11 +146,13 @@ async def test_a_tensor_of_empty_elements_does_not_stall_the_event_loop(connect:
     header = json.dumps({"inputs": [tensor]}).encode()
     headers = {"Inference-Header-Content-Length": str(len(header))}
     async with connect(protocols={"open_inference"}) as client:
-        started = time.thread_time()
-        response = await client.post(INFER, content=header + binary, headers=headers)
-        spent = time.thread_time() - started
-    assert response.status_code == 400
-    assert spent < 0.2  # splitting a million elements takes several times as long
+        spent = []
+        for _ in range(3):  # a garbage collection may fall into one of them
+            started = time.thread_time()
+            response = await client.post(INFER, content=header + binary, headers=headers)
+            spent.append(time.thread_time() - started)
+            assert response.status_code == 400
+    assert min(spent) < 0.2  # splitting a million elements takes several times as long
 
 
 async def test_an_id_that_is_not_valid_unicode_is_returned(connect: Connect, grey: Grey) -> None:
