@@ -88,7 +88,7 @@ def test_uv_version_and_licence_match_the_other_files() -> None:
 
 
 def test_make_image_labels_the_image_with_version_and_commit() -> None:
-    make = ["make", "--dry-run", "image"]
+    make = ["make", "--dry-run", "--no-print-directory", "image"]
     printed = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True).stdout
     script = re.sub(r"\bdocker build\b", "printf '%s\\n'", printed)
     done = subprocess.run(["sh", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
