@@ -35,8 +35,8 @@ class Recipe:
     network: ConvNeXtConfig = ATTO
     steps: int = 60_000
     decay_steps: int = 6_000
-    stable: Phase = Phase((96, 96, 128), (0.15, 1.0))
-    decay: Phase = Phase((128, 160), (0.2, 0.9))
+    stable: Phase = Phase((80, 96), (0.15, 1.0))
+    decay: Phase = Phase((112, 128), (0.15, 0.8))
     seed: int = 0
     held_out_per_class: int = 20
     batch_size: int = 256

@@ -22,7 +22,7 @@ from training.trainer import CHECKPOINT, Trainer
 
 JOURNAL = "journal.jsonl"
 RECORD_EVERY = 75  # steps
-EVALUATE_EVERY = 750
+EVALUATE_EVERY = 3000
 
 
 def parse_arguments() -> argparse.Namespace:
