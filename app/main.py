@@ -126,12 +126,13 @@ def build_engine(settings: Settings) -> InferenceEngine:
     )
     engine.warm_up()
     logger.info(
-        "serving %s (%s, licence %s) on %s in %s, %s, batches up to %d: %.1f images/s",
+        "serving %s (%s, licence %s) on %s in %s (%s), %s, batches up to %d: %.1f images/s",
         model.name,
         model.family,
         model.licence,
         engine.device,
         engine.precision,
+        engine.precision_reason,
         engine.mode,
         engine.max_batch_size,
         engine.expected_rate,

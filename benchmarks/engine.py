@@ -65,6 +65,7 @@ CONTENDERS = {
     "cpu": (
         Contender("engine openvino float32", "openvino", "float32"),
         Contender("engine openvino bfloat16", "openvino", "bfloat16"),
+        Contender("engine openvino auto", "openvino", "auto"),
     ),
     "cuda": (
         Contender("engine float16", "torch", "float16"),

@@ -14,10 +14,10 @@ from torchvision.transforms import v2
 
 from model.convnext import Block, ConvNeXt
 from model.images.transform import Transform
+from model.inference.bfloat16 import computes_bfloat16
 from training.augment import augment, normalize
 from training.channel_major import ChannelMajor
 from training.data import Photos
-from training.precision import computes_bfloat16
 from training.recipe import Recipe
 
 CHECKPOINT = "checkpoint.pt"

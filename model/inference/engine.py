@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,10 +15,12 @@ from model.errors import DeviceLost, EngineError
 from model.head import HeadWeights
 from model.images.transform import Pixels, measure_decoding
 from model.inference.batch_plan import batch_sizes, plan_batches
+from model.inference.bfloat16 import computes_bfloat16
 from model.inference.build import build_runtime
 from model.inference.cpu import available_cores
 from model.inference.device_errors import is_device_lost, is_out_of_memory
 from model.inference.fold import fold
+from model.inference.mixed_runtime import MixedRuntime
 from model.inference.runtime import Outputs, Runtime
 from model.inference.selection import Precision, RuntimeName, choose_device, choose_dtypes, choose_runtime
 from model.inference.warm_up import NotFinite, warm_up
@@ -31,14 +33,17 @@ _DEFAULT_MAX_BATCH_SIZE = {"cpu": 8, "mps": 16, "cuda": 64}
 _NEW_MEASUREMENT_WEIGHT = 0.05  # of a batch while serving
 _PLAN_INTERVAL = 100  # batches between two plans
 _SAMPLE_IMAGES = 8
+_WORTHWHILE = 1.3  # times the rate of float32, for bfloat16 on a CPU
 
 
 class InferenceEngine:
     """Runs one folded network; ``concurrency`` threads may call ``predict`` at the same time.
 
     ``device`` is auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps; ``runtime`` auto means OpenVINO on a CPU
-    and PyTorch elsewhere; ``precision`` auto means float16 on a CUDA device, unless the warm-up finds that its range is
-    too small for the network, and float32 elsewhere. The head computes in float32 in any precision.
+    and PyTorch elsewhere. ``precision`` auto means float16 on a CUDA device, unless the warm-up finds that its range is
+    too small for the network. On a CPU with bfloat16 instructions it means bfloat16 if the warm-up finds it faster by
+    more than ``_WORTHWHILE``, and float32 again for images whose two highest logits are close; elsewhere float32. The
+    head computes in float32 in any precision.
     ``max_batch_size`` None leaves the choice to the device, ``threads`` None uses every core available to the process.
     ``build`` is called as ``build_runtime``. Raises ``EngineError`` if something that was asked for is not available.
     """
@@ -64,11 +69,18 @@ class InferenceEngine:
         self.head = HeadWeights.of(model.network.head)
         self.parameters = sum(weight.numel() for weight in model.network.parameters())
         self.threads = threads or available_cores()
+        self.precision_reason = "requested" if precision != "auto" else f"default on {self.device.type}"
         self.batch_seconds: dict[int, float] = {}  # of one batch while all workers are busy, by batch size
         self._compile = compile
         self._build = build
         self._runtime_name = choose_runtime(runtime, self.device, compile)
-        self._runtime = self._build_runtime()
+        self._tries_bfloat16 = (
+            precision == "auto"
+            and self._runtime_name == "openvino"
+            and self.num_classes > 1  # or no two logits are close
+            and computes_bfloat16(self.device)
+        )
+        self._runtime = self._build_runtime(self.dtype)
         self._plans = plan_batches(dict.fromkeys(self._sizes(), 1.0))
         self._lock = threading.Lock()
         self._running = 0
@@ -92,8 +104,7 @@ class InferenceEngine:
     @property
     def expected_rate(self) -> float:
         """Images per second of all workers at the best batch size; 0 before the warm-up."""
-        rates = (size / seconds for size, seconds in self.batch_seconds.items())
-        return self.concurrency * max(rates, default=0.0)
+        return _rate(self._runtime, self.batch_seconds)
 
     def warm_up(self) -> None:
         """Runs every batch size that will be used, and measures how long it takes.
@@ -113,6 +124,8 @@ class InferenceEngine:
                     raise NotFinite(f"{error} (in {self.precision})") from error
             self._change_precision(self._other_dtypes.pop(0))
         self.max_batch_size = max(self.batch_seconds)
+        if self._tries_bfloat16:
+            self._try_bfloat16(images[: self.max_batch_size], decode_s)
         self._plan()
 
     def predict(self, images: Sequence[Pixels], *, idle: bool = False) -> npt.NDArray[np.float32]:
@@ -201,15 +214,28 @@ class InferenceEngine:
     def _change_precision(self, dtype: torch.dtype) -> None:
         logger.warning("the result of the network is not finite in %s; trying %s", self.precision, dtype)
         self.dtype = dtype
+        self.precision_reason = "the results were not finite in float16"
         del self._runtime  # both may not fit into memory
-        self._runtime = self._build_runtime()
+        self._runtime = self._build_runtime(dtype)
 
-    def _build_runtime(self) -> Runtime:
+    def _try_bfloat16(self, images: Sequence[Pixels], decode_s: float) -> None:
+        """Changes from float32 to bfloat16 if that is worthwhile."""
+        fast = self._build_runtime(torch.bfloat16)
+        seconds = warm_up(fast, images, self._sizes(), decode_s)
+        speedup = _rate(fast, seconds) / self.expected_rate
+        self.precision_reason = f"bfloat16 is {speedup:.2f} times as fast as float32"
+        if speedup >= _WORTHWHILE:
+            self.precision_reason += "; close results are computed again in float32"
+            self._runtime.tune(images[:1], [1], decode_s)
+            self._runtime = MixedRuntime(fast, self._runtime, images[: max(seconds)])
+            self.batch_seconds, self.dtype = seconds, torch.bfloat16
+
+    def _build_runtime(self, dtype: torch.dtype) -> Runtime:
         return self._build(
             self._runtime_name,
             fold(self.model.network, self.model.transform),
             self.device,
-            self.dtype,
+            dtype,
             input_size=self.input_size,
             max_batch_size=self.max_batch_size,
             threads=self.threads,
@@ -225,6 +251,11 @@ def _sample_images(count: int, size: int) -> list[Pixels]:
     noise = random.normal(0, 20, (distinct, size, size, 3))
     images = (coarse[:, :size, :size] + noise).clip(0, 255).astype(np.uint8)
     return [images[i % distinct] for i in range(count)]
+
+
+def _rate(runtime: Runtime, batch_seconds: Mapping[int, float]) -> float:
+    """Images per second of all workers at the best batch size."""
+    return runtime.concurrency * max((size / seconds for size, seconds in batch_seconds.items()), default=0.0)
 
 
 def _join(parts: Sequence[Outputs]) -> Outputs:

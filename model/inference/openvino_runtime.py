@@ -75,7 +75,7 @@ class OpenVinoRuntime:
             self.concurrency = needed
             self._busy_threads = min(self._threads, _THREADS_PER_STREAM * needed)
         with self._compiling:
-            self._compiled = {layout: graph for layout, graph in self._compiled.items() if self._is_used(layout)}
+            self._compiled = {layout: graph for layout, graph in self._compiled.items() if self._is_used(layout, sizes)}
 
     def run(self, images: Sequence[Pixels], size: int, *, idle: bool, features: bool = False) -> Outputs:
         """Computes N images ``(H, W, 3)`` uint8 as a batch of ``size``."""
@@ -85,9 +85,9 @@ class OpenVinoRuntime:
         logits, maps = self._infer(stacked(images, size), layout, features=features)
         return Outputs(logits[: len(images)], None if maps is None else maps[: len(images)])
 
-    def _is_used(self, layout: "_Layout") -> bool:
+    def _is_used(self, layout: "_Layout", sizes: Sequence[int]) -> bool:
         busy = (layout.streams, layout.threads) == (self.concurrency, self._busy_threads)
-        return busy or layout == _Layout(1, 1, self._threads)
+        return (busy and layout.batch_size in sizes) or layout == _Layout(1, 1, self._threads)
 
     def _infer(self, images: npt.NDArray[np.uint8], layout: "_Layout", *, features: bool = False) -> Outputs:
         first, *others = self._requests_of(layout)

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from model.errors import EngineError
+from model.inference.bfloat16 import computes_bfloat16
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +59,4 @@ def choose_dtypes(precision: Precision, device: torch.device) -> list[torch.dtyp
         raise EngineError(f"precision {precision!r} is not one of auto, {', '.join(DTYPES)}")
     if device.type != "cuda":
         return [torch.float32]
-    return [torch.float16, torch.bfloat16 if _computes_bfloat16(device) else torch.float32]
-
-
-def _computes_bfloat16(device: torch.device) -> bool:
-    with torch.cuda.device(device):  # torch answers for the current device
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return [torch.float16, torch.bfloat16 if computes_bfloat16(device) else torch.float32]

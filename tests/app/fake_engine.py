@@ -32,7 +32,7 @@ class FakeEngine:
 
     def __init__(self, max_batch_size: int = 8) -> None:
         self.model = FakeModel()
-        self.device, self.precision, self.mode = "cpu", "float32", "eager"
+        self.device, self.precision, self.precision_reason, self.mode = "cpu", "float32", "requested", "eager"
         self.input_size, self.num_classes, self.parameters = 8, 256, 1
         self.max_batch_size, self.concurrency = max_batch_size, 1
         self.expected_rate = 0.0

@@ -29,6 +29,7 @@ async def info(service: ServiceDep) -> ModelInfo:
         parameters=engine.parameters,
         device=str(engine.device),
         precision=engine.precision,
+        precision_reason=engine.precision_reason,
         mode=engine.mode,
         max_batch_size=engine.max_batch_size,
         licence=engine.model.licence,

@@ -28,7 +28,7 @@ def engine_on(tiny_model: LoadedModel) -> EngineOn:
             runtime.dtype = dtype
             return runtime
 
-        return InferenceEngine(tiny_model, build=build_next, **({"device": "cpu"} | options))
+        return InferenceEngine(tiny_model, build=build_next, **({"device": "cpu", "runtime": "torch"} | options))
 
     return build
 

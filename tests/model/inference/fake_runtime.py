@@ -28,6 +28,7 @@ class FakeRuntime:
         self.error: Exception | None = None
         self.dtype: torch.dtype | None = None  # that it was built with
         self.value = 0.0  # added to all logits
+        self.batch_s = 0.0  # how long a batch takes
         self.barrier: threading.Barrier | None = None  # of batches that run at the same time
         self._lock = threading.Lock()
         self._in_use = 0
@@ -50,6 +51,7 @@ class FakeRuntime:
             self.idle.append(idle)
             self._in_use += size
         try:
+            threading.Event().wait(self.batch_s)
             self._meet()
             too_large = self._in_use > self.room
             self._meet()

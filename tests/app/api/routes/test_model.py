@@ -19,6 +19,7 @@ async def test_describes_the_model(connect: Connect) -> None:
             "parameters": 1,
             "device": "cpu",
             "precision": "float32",
+            "precision_reason": "requested",
             "mode": "eager",
             "max_batch_size": 8,
             "licence": "CC0-1.0",

@@ -8,7 +8,8 @@ import torch
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether ``device`` has bfloat16 instructions and torch uses them."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):  # torch answers for the current device
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         return has_native_bfloat16(torch.cpu.get_capabilities(), torch.backends.cpu.get_cpu_capability())
     return False

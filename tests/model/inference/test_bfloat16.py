@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.precision import computes_bfloat16, has_native_bfloat16
+from model.inference.bfloat16 import computes_bfloat16, has_native_bfloat16
 
 
 def x86(**features: bool) -> dict[str, object]:
