@@ -7,6 +7,7 @@ from urllib.parse import quote
 from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
 
 _MAX_PATH_LENGTH = 200
+_MAX_METHOD_LENGTH = 20
 _PATH_CHARACTERS = "/!$&'()*+,;=:@"  # of RFC 3986, besides those that ``quote`` never escapes
 _log = logging.getLogger("app.access")
 
@@ -24,13 +25,14 @@ class AccessEntry(NamedTuple):
     span: SpanContext | None = None  # of the request, if it is traced
 
     def __str__(self) -> str:
-        text = f"{self.method} {_escape(self.path)} {self.status} {1000 * self.duration_s:.1f} ms id={self.request_id}"
+        request = f"{self.method[:_MAX_METHOD_LENGTH]} {_escape(self.path)}"
+        text = f"{request} {self.status} {1000 * self.duration_s:.1f} ms id={self.request_id}"
         return text if self.problem is None else f"{text} problem={self.problem}"
 
     def fields(self) -> dict[str, object]:
         """The fields of a JSON line."""
         fields: dict[str, object] = {
-            "method": self.method,
+            "method": self.method[:_MAX_METHOD_LENGTH],
             "path": _escape(self.path),
             "route": self.route,
             "status": self.status,

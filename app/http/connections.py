@@ -16,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from app.api.problems import MEDIA_TYPE
 
 MAX_HEADER_BYTES = 32768  # parsing so many takes 20 ms at most
+MAX_TARGET_BYTES = 8192  # of the path and the query of a request
 
 _RESERVE = 16  # connections
 _SMALL_CHUNKS = 1000  # of one body; parsing so many takes 13 ms
@@ -30,12 +31,13 @@ logger = logging.getLogger(__name__)
 class ConnectionLimit:
     """The limit of one server's connections. The newest few above it are kept, for the probes of orchestrators.
 
-    The application rejects other requests on those (``scope["state"]["over_limit"]``). The oldest of them is closed for
-    each further connection, and ``on_closed`` called.
+    The application rejects other requests on those (``scope["state"]["over_limit"]``). For each further connection, the
+    oldest of them that waits for its client is closed, and ``on_closed`` called.
     """
 
     def __init__(self, max_connections: int, on_closed: Callable[[], None] = lambda: None) -> None:
         self.closed = 0
+        self.invalid = 0  # requests that are not valid HTTP
         self._max_connections = max_connections
         self._on_closed = on_closed
         self._reserve: dict[HttpProtocol, None] = {}  # in the order of arrival
@@ -46,7 +48,8 @@ class ConnectionLimit:
             return False
         self._reserve[connection] = None
         if len(self._reserve) > _RESERVE:
-            self._close(next(iter(self._reserve)))
+            oldest = next(iter(self._reserve))
+            self._close(next((other for other in self._reserve if other.waits_for), oldest))
         return True
 
     def discard(self, connection: "HttpProtocol") -> None:
@@ -68,6 +71,7 @@ class _Parser(h11.Connection):
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER, MAX_HEADER_BYTES)
+        self.body_left = 0  # bytes that Content-Length announces and that have not been received
         self._chunks = self._bytes = 0
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
@@ -76,10 +80,12 @@ class _Parser(h11.Connection):
         if isinstance(event, h11.Data):
             self._chunks += event.chunk_end
             self._bytes += len(event.data)
+            self.body_left = max(0, self.body_left - len(event.data))
             if self._chunks > _SMALL_CHUNKS and self._bytes < self._chunks * _MIN_CHUNK_BYTES:
                 raise h11.RemoteProtocolError(f"the chunks of the body have less than {_MIN_CHUNK_BYTES} bytes")
         elif isinstance(event, h11.Request):
             self._chunks = self._bytes = 0
+            self.body_left = int(dict(event.headers).get(b"content-length", 0))
             return _checked(event)
         return event
 
@@ -92,6 +98,8 @@ def _checked(request: h11.Request) -> h11.Request:
     names = [name for name, _ in request.headers]
     if b"content-length" in names and b"transfer-encoding" in names:
         raise h11.RemoteProtocolError("there are both Content-Length and Transfer-Encoding")
+    if len(request.target) > MAX_TARGET_BYTES:
+        raise h11.RemoteProtocolError(f"the URL is longer than {MAX_TARGET_BYTES} bytes", error_status_hint=414)
     if request.http_version not in (b"1.0", b"1.1"):
         raise h11.RemoteProtocolError("the version of HTTP is not supported", error_status_hint=505)
     if request.target.startswith(b"/") and request.method != b"CONNECT":
@@ -116,7 +124,7 @@ class HttpProtocol(H11Protocol):
     def __init__(self, *arguments: Any, limit: ConnectionLimit, **options: Any) -> None:
         # Any: the arguments of uvicorn's protocol
         super().__init__(*arguments, **options)
-        self.conn = _Parser()
+        self.conn: _Parser = _Parser()
         self._limit = limit
         self._ahead = b""  # received while a response is awaited
 
@@ -136,23 +144,30 @@ class HttpProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Parses the next bytes, or keeps them until the response has been sent.
 
-        h11 limits headers only while they are incomplete, so it gets no more than ``MAX_HEADER_BYTES`` at a time.
+        h11 limits headers only while they are incomplete, so it gets no more than ``MAX_HEADER_BYTES`` of them at a time.
         """
-        for start in range(0, len(data), MAX_HEADER_BYTES):
-            if self.transport.is_closing():
-                return
+        while data and not self.transport.is_closing():
             if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-                self._ahead += data[start:]
+                self._ahead += data
                 self.transport.pause_reading()
                 return
-            self._parse(data[start : start + MAX_HEADER_BYTES])
+            length = max(MAX_HEADER_BYTES, self.conn.body_left)
+            part, data = data[:length], data[length:]
+            self._parse(part)
 
     def _parse(self, data: bytes) -> None:
+        if self._between_requests:
+            data = data.removeprefix(b"\r\n")  # RFC 9112, 2.2: some clients end a body with it
         try:
             super().data_received(data)
         except MemoryError:
             detail = "There is not enough memory for this request."
             self.reject(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", detail)
+        if self._between_requests and self.cycle is not None and self.timeout_keep_alive_task is None:
+            # The response came before the end of the body, whose rest has ended uvicorn's timeout.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_response_complete(self) -> None:
         """Goes on with what was received meanwhile."""
@@ -166,6 +181,7 @@ class HttpProtocol(H11Protocol):
         """Reports the error that h11 has raised."""
         error = sys.exception()
         assert isinstance(error, h11.RemoteProtocolError)  # noqa: S101 - uvicorn calls this where it has caught one
+        self._limit.invalid += 1
         status = HTTPStatus(error.error_status_hint)
         self.reject(status, "invalid-request", f"The request is not valid HTTP/1.1: {error}.")
 
@@ -180,6 +196,11 @@ class HttpProtocol(H11Protocol):
             for event in _problem_events(status, problem_type, detail):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+    @property
+    def _between_requests(self) -> bool:
+        """Whether nothing of the next request has been received."""
+        return self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
 
     @property
     def waits_for(self) -> object:
@@ -220,16 +241,23 @@ class ConnectionMonitor:
         self._limit = limit
         self._timeout_s = timeout_s
         self._waiting: dict[HttpProtocol, tuple[object, float]] = {}
-        self._logged = 0
+        self._logged = self._logged_invalid = 0
 
     async def run(self) -> None:
         """Checks the connections until it is cancelled."""
         while True:
             await asyncio.sleep(min(_CHECK_INTERVAL_S, self._timeout_s / 2))
             self.check(time.monotonic())
-            if self._limit.closed > self._logged:
-                logger.warning("closed %d connections: too many are open", self._limit.closed - self._logged)
-                self._logged = self._limit.closed
+            self._log()
+
+    def _log(self) -> None:
+        """One line for all connections and requests of the last interval."""
+        if self._limit.closed > self._logged:
+            logger.warning("closed %d connections: too many are open", self._limit.closed - self._logged)
+            self._logged = self._limit.closed
+        if self._limit.invalid > self._logged_invalid:
+            logger.warning("rejected %d requests: not valid HTTP", self._limit.invalid - self._logged_invalid)
+            self._logged_invalid = self._limit.invalid
 
     def check(self, now: float) -> None:
         """Closes the connections that have waited too long at ``now`` (s of ``time.monotonic``)."""

@@ -2,6 +2,7 @@
 
 import base64
 import random
+import time
 from collections.abc import Callable
 
 import pytest
@@ -50,3 +51,28 @@ async def test_the_size_of_json_is_limited() -> None:
     assert parse_json(b'"' + b"A" * (MAX_JSON_BYTES - 2) + b'"')
     with pytest.raises(UploadTooLarge):
         parse_json(b'"' + b"A" * MAX_JSON_BYTES + b'"')
+
+
+EXPENSIVE = {
+    "integers": b"[" + b"0," * 249_000 + b"0]",
+    "fractions": b"[" + b"0.7134650519," * 249_000 + b"0]",
+    "objects": b"[" + b"{}," * 120_000 + b"{}]",
+    "members": b"{" + b",".join(b'"k%d":1' % number for number in range(49_000)) + b"}",
+    "escapes": b'"' + b"\\u0041" * 1_600_000 + b'"',
+}
+
+
+@pytest.mark.parametrize("name", EXPENSIVE)
+def test_json_does_not_keep_the_event_loop_busy_for_long(name: str) -> None:
+    spent = []
+    for _ in range(3):  # a garbage collection may fall into one of them
+        started = time.thread_time()
+        assert parse_json(EXPENSIVE[name])
+        spent.append(time.thread_time() - started)
+    assert min(spent) < 0.1
+
+
+@pytest.mark.parametrize("body", [b"[" + b"0," * 260_000 + b"0]", b"{" + b'"a":0,' * 60_000 + b'"a":0}', b'"\\ud800"'])
+def test_too_many_values_and_invalid_text_are_errors(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_json(body)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.http.connections import MAX_HEADER_BYTES
+from app.http.connections import MAX_HEADER_BYTES, MAX_TARGET_BYTES
 from tests.app.http.raw_connections import (
     REQUEST,
     RecordedTransport,
@@ -87,6 +87,24 @@ async def test_headers_over_the_limit_get_a_431_even_if_they_arrive_at_once() ->
     protocol.data_received(REQUEST[:-2] + b"a: b\r\n" * MAX_HEADER_BYTES + b"\r\n")
     assert transport.sent.startswith(b"HTTP/1.1 431 ")
     assert transport.is_closing()
+
+
+async def test_headers_over_the_limit_that_follow_a_body_get_a_431() -> None:
+    body = b"a" * 100_000
+    async with serving() as connect:
+        reader, writer = await connect()
+        first = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+        writer.write(first + body + REQUEST[:-2] + b"X: %s\r\n\r\n" % (b"a" * 2 * MAX_HEADER_BYTES))
+        assert await read_response(reader) == (200, b"100000")
+        assert (await read_response(reader))[0] == 431
+
+
+async def test_a_url_over_the_limit_gets_a_414() -> None:
+    async with serving() as connect:
+        for length, expected in ((MAX_TARGET_BYTES, 200), (MAX_TARGET_BYTES + 1, 414)):
+            reader, writer = await connect()
+            writer.write(b"GET /?%s HTTP/1.1\r\nHost: a\r\n\r\n" % (b"a" * (length - 2)))
+            assert (await read_response(reader))[0] == expected
 
 
 async def test_trailers_over_the_limit_get_a_431() -> None:
@@ -177,6 +195,39 @@ async def test_an_idle_connection_is_closed_after_the_keep_alive_timeout() -> No
         writer.write(REQUEST)
         assert await read_response(reader) == (200, b"0")
         assert await read_until_closed(reader) == b""
+
+
+async def test_a_response_before_the_end_of_the_body_does_not_shorten_the_keep_alive_timeout() -> None:
+    async def respond_early(_scope: Any, _receive: Any, send: Any) -> None:  # Any: ASGI
+        await respond(send, b"early")
+
+    async with serving(respond_early, timeout_s=0.1, keep_alive_s=60) as connect:
+        reader, writer = await connect()
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n1")
+        assert await read_response(reader) == (200, b"early")
+        writer.write(b"23")
+        silent, _ = await connect()
+        assert (await read_response(silent))[0] == 408  # the deadline has passed
+        writer.write(REQUEST)
+        assert await read_response(reader) == (200, b"early")
+
+
+async def test_a_probe_in_progress_is_not_closed_for_newer_connections() -> None:
+    started, gate = asyncio.Event(), asyncio.Event()
+
+    async def held(_scope: Any, _receive: Any, send: Any) -> None:  # Any: ASGI
+        started.set()
+        await gate.wait()
+        await respond(send, b"late")
+
+    async with serving(held, max_connections=0) as connect:
+        reader, writer = await connect()
+        writer.write(REQUEST)
+        await started.wait()
+        silent = [await connect() for _ in range(17)]
+        assert (await read_response(silent[0][0]))[0] == 503
+        gate.set()
+        assert await read_response(reader) == (200, b"late")
 
 
 async def test_nothing_is_kept_of_a_connection_that_was_reset() -> None:

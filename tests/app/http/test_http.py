@@ -116,6 +116,14 @@ async def echo_headers(scope: Any, receive: Any, send: Any) -> None:  # Any: ASG
     await respond(send, b",".join(b"%s=%s" % header for header in scope["headers"]))
 
 
+async def test_an_empty_line_before_a_request_is_ignored() -> None:
+    async with serving() as connect:
+        reader, writer = await connect()
+        for _ in range(2):
+            writer.write(b"\r\nPOST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab")
+            assert await read_response(reader) == (200, b"2")
+
+
 async def test_trailers_are_not_headers() -> None:
     async with serving(echo_headers) as connect:
         reader, writer = await connect()

@@ -41,7 +41,7 @@ async def test_the_fields_besides_the_image_are_returned(connect: Connect, grey:
     instances = [
         {"image_bytes": {"b64": b64(grey(3))}, "key": "first"},
         {"key": 2, "b64": b64(grey(9)), "ratio": 0.5, "note": None},
-        {"image": b64(grey(30)), "key": "\ud800"},
+        {"image": b64(grey(30)), "key": "Schäfer"},
         {"b64": b64(grey(200))},
     ]
     body = {"signature_name": "serving_default", "instances": instances, "parameters": {"top_k": 1}}
@@ -50,7 +50,7 @@ async def test_the_fields_besides_the_image_are_returned(connect: Connect, grey:
             response = await client.post(path, content=json.dumps(body))
             assert response.status_code == 200, response.text
             first, second, third, fourth = json.loads(response.content)["predictions"]
-            assert [first.pop("key"), third.pop("key")] == ["first", "\ud800"]
+            assert [first.pop("key"), third.pop("key")] == ["first", "Schäfer"]
             assert {name: second.pop(name) for name in ("key", "ratio", "note")} == {
                 "key": 2,
                 "ratio": 0.5,
