@@ -116,8 +116,8 @@ def configure_logging(log_format: str, log_level: str, stream: IO[str], worker: 
     handler = QueuedHandler(stream, formatter)
     logging.basicConfig(handlers=[handler], level=log_level.upper(), force=True)
     logging.captureWarnings(capture=True)
-    # No line has these, and to find them out takes half the time of a record.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = logging.logAsyncioTasks = False
+    for attribute in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
+        setattr(logging, attribute, False)  # no line has these, and to find them out takes half the time of a record
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of each invalid request
     return handler

@@ -144,7 +144,7 @@ class HttpProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Parses the next bytes, or keeps them until the response has been sent.
 
-        h11 limits headers only while they are incomplete, so it gets no more than ``MAX_HEADER_BYTES`` of them at a time.
+        h11 limits headers only while they are incomplete, so it gets at most ``MAX_HEADER_BYTES`` of them at a time.
         """
         while data and not self.transport.is_closing():
             if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):

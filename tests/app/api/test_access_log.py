@@ -49,6 +49,12 @@ def test_long_paths_are_cut_off(path: str) -> None:
     assert len(str(entry.fields()["path"])) == 201
 
 
+def test_long_methods_are_cut_off() -> None:
+    entry = PREDICT._replace(method="A" * 30_000)
+    assert len(str(entry)) < 100
+    assert entry.fields()["method"] == "A" * 20
+
+
 @pytest.mark.anyio
 async def test_logs_each_request_with_its_id_and_problem(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "app.access")
