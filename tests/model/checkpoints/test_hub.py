@@ -107,6 +107,32 @@ def test_a_private_repository_is_fetched_once_and_served_offline(endpoint: str, 
     assert pinned.stdout.split()[1:] == ["cat", "dog", "owl"]
 
 
+FETCH = """
+import sys
+from pathlib import Path
+from model.checkpoints.download import fetch
+print(fetch(sys.argv[1], Path(sys.argv[2]), sha256=sys.argv[3] or None))
+"""
+
+
+@pytest.mark.parametrize(("token", "digest"), [("hf_secret", ""), ("hf_secret", "0123"), ("hf_wrong", "")])
+def test_a_registered_file_of_the_hub_is_fetched_and_verified(
+    endpoint: str, folder: Path, tmp_path: Path, token: str, digest: str
+) -> None:
+    file = tmp_path / "cache" / "mine" / "model.safetensors"
+    url = f"https://huggingface.co/{REPOSITORY}/resolve/{COMMIT}/model.safetensors"
+    command = [sys.executable, "-c", FETCH, url, str(file), digest]
+    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_TOKEN": token}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    if token == "hf_wrong" or digest:
+        assert f"DownloadError: Could not fetch {url}" in result.stderr
+        assert str(file) in result.stderr
+        assert not file.exists()
+    else:
+        assert result.stdout.strip() == hashlib.sha256(file.read_bytes()).hexdigest(), result.stderr
+        assert file.read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
 def test_a_repository_that_is_not_accessible_is_an_error(endpoint: str, tmp_path: Path) -> None:
     result = load(REPOSITORY, tmp_path / "cache", HF_ENDPOINT=endpoint, HF_TOKEN="hf_wrong")
     assert result.returncode == 1
