@@ -35,7 +35,9 @@ def predict(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> Predict:
     """``predict(*arguments)`` runs the command with the tiny model."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        code = cli.main(["predict", "--model", str(tiny_path), "--device", "cpu", "--max-batch-size", "2", *arguments])
+        # In a precision that does not depend on the load of the machine.
+        options = ["--model", str(tiny_path), "--device", "cpu", "--precision", "float32", "--max-batch-size", "2"]
+        code = cli.main(["predict", *options, *arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
