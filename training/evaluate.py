@@ -3,7 +3,6 @@
 import argparse
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -14,10 +13,10 @@ from safetensors import safe_open
 from skimage import data
 
 from model import LoadedModel, load_model
+from model.evaluation import SoftmaxReport, evaluate_softmax
 from model.head import probabilities, top_predictions
 from model.images.transform import preprocess
 from model.inference.engine import InferenceEngine, Precision
-from training.calibration import calibration_error
 from training.data import VAL_FILE, read_encoded
 
 PRETRAINED = Path(__file__).parent.parent / "model" / "pretrained"
@@ -30,29 +29,6 @@ OTHER_PHOTOS = (
 SERVED = PRETRAINED / "convnext_atto_tiny_imagenet_200.safetensors"
 
 
-@dataclass(frozen=True)
-class Score:
-    """Accuracies and expected calibration error (15 bins), in percent, over ``photos`` photos."""
-
-    top1: float
-    top5: float
-    calibration_error: float
-    photos: int
-
-    def __str__(self) -> str:
-        return (
-            f"top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %, "
-            f"expected calibration error {self.calibration_error:.2f} % on {self.photos} photos"
-        )
-
-
-def score(probabilities: NDArray[np.float32], class_ids: NDArray[np.int64], labels: NDArray[np.int64]) -> Score:
-    """Scores the five most probable classes ``(N, 5)``, highest first, against the labels ``(N,)``."""
-    hits = class_ids == labels[:, None]
-    error = calibration_error(probabilities[:, 0], hits[:, 0])
-    return Score(100 * float(hits[:, 0].mean()), 100 * float(hits.any(1).mean()), 100 * error, len(labels))
-
-
 def predict(engine: InferenceEngine, model: LoadedModel, photos: Sequence[bytes]) -> NDArray[np.float32]:
     """Returns the logits ``(N, num_classes)`` of encoded photos."""
     batches = [photos[first : first + engine.max_batch_size] for first in range(0, len(photos), engine.max_batch_size)]
@@ -61,12 +37,18 @@ def predict(engine: InferenceEngine, model: LoadedModel, photos: Sequence[bytes]
     )
 
 
-def score_validation(engine: InferenceEngine, model: LoadedModel, data_dir: Path) -> Score:
+def score_validation(engine: InferenceEngine, model: LoadedModel, data_dir: Path) -> SoftmaxReport:
     """Scores a model on the validation photos of ``data_dir``."""
-    photos, labels = read_encoded(data_dir / VAL_FILE)
-    results = [top_predictions(row, model.labels, 5) for row in probabilities(predict(engine, model, photos))]
-    scores = np.array([[item.probability for item in result] for result in results], np.float32)
-    return score(scores, np.array([[item.class_id for item in result] for result in results]), labels)
+    photos, truth = read_encoded(data_dir / VAL_FILE)
+    return evaluate_softmax(probabilities(predict(engine, model, photos)), truth, model.labels)
+
+
+def summary(report: SoftmaxReport) -> str:
+    """The figures of the model card."""
+    return (
+        f"top-1 {report.top1:.2%}, top-5 {report.top5:.2%}, "
+        f"expected calibration error {report.calibration_error:.2%} on {report.images} photos"
+    )
 
 
 def sharp_ranks(engine: InferenceEngine, model: LoadedModel) -> dict[str, tuple[int, float]]:
@@ -103,7 +85,7 @@ def report(path: Path, data_dir: Path, device: str = "cpu", precision: Precision
     with safe_open(path, "pt") as file:
         temperature = float(file.metadata()["temperature"])
     served, uncalibrated = confident_on_others(engine, model, temperature)
-    lines = [f"validation photos: {score_validation(engine, model, data_dir)}"]
+    lines = [f"validation photos: {summary(score_validation(engine, model, data_dir))}"]
     for name, (rank, probability) in sharp_ranks(engine, model).items():
         lines.append(f"sharp photo {name}: correct class at rank {rank}, {probability:.1%}")
     lines.append(

@@ -15,7 +15,7 @@ from torch import Tensor, distributed, nn
 
 from model import load_model
 from training.data import Photos, load_train, split
-from training.evaluate import PRETRAINED, SERVED
+from training.evaluate import PRETRAINED, SERVED, summary
 from training.export import export
 from training.recipe import RECIPES, Recipe
 from training.trainer import CHECKPOINT, Trainer
@@ -93,7 +93,7 @@ def main() -> None:
         print(f"step {trainer.step} of {recipe.steps} on {device}: {recipe}", flush=True)
     train(trainer, held_out, arguments.run_dir)
     if trainer.rank == 0:
-        print(export(trainer, held_out, arguments.data, arguments.output / SERVED.name))
+        print(summary(export(trainer, held_out, arguments.data, arguments.output / SERVED.name)))
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

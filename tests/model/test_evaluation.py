@@ -37,3 +37,9 @@ def test_nothing_to_divide_by_is_none() -> None:
 
 def test_perfect_calibration_has_no_error() -> None:
     assert calibration_error(np.ones(4, np.float32), np.ones(4, bool)) == 0
+
+
+def test_calibration_error_weights_the_gap_of_each_bin_by_its_size() -> None:
+    confidence = np.array([0.9, 0.9, 0.9, 0.9, 0.5, 0.5], np.float32)
+    correct = np.array([True, True, True, False, True, False])
+    assert calibration_error(confidence, correct) == pytest.approx(4 / 6 * 0.15, abs=1e-6)

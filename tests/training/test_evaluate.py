@@ -1,17 +1,8 @@
-import numpy as np
 import pytest
 
 from model import LoadedModel, load_model
 from model.inference.engine import InferenceEngine
-from training.evaluate import OTHER_PHOTOS, SERVED, confident_on_others, score, sharp_ranks
-
-
-def test_score_counts_correct_labels_among_the_most_probable_classes() -> None:
-    probabilities = np.array([[0.6, 0.4], [0.8, 0.2], [1.0, 0.0], [1.0, 0.0]], np.float32)
-    class_ids = np.array([[0, 1], [0, 1], [0, 1], [1, 0]])
-    result = score(probabilities, class_ids, np.array([0, 1, 2, 1]))
-    assert (result.top1, result.top5, result.photos) == (50, 75, 4)
-    assert result.calibration_error == pytest.approx(100 * (0.4 + 0.8 + 1.0) / 4, abs=1e-4)
+from training.evaluate import OTHER_PHOTOS, SERVED, confident_on_others, sharp_ranks
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def test_export_writes_a_calibrated_float16_checkpoint(recipe: Recipe, data_dir:
     assert model.top1 == pytest.approx(score.top1, abs=0.01)
     assert inspect_checkpoint(path).dtypes == ("float16",)
     assert (path.parent / "training.png").stat().st_size > 1000
-    assert score.photos == 9
+    assert score.images == 9
     logits, served = trainer.predict_logits(held_out), predict_logits(model.network, held_out, CPU)
     labels = held_out.labels
     assert float(logits.std() / served.std()) == pytest.approx(fit_temperature(logits, labels), rel=0.05)
