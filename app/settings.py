@@ -52,7 +52,7 @@ class Settings(BaseSettings):
         description="Name of a published model, path of a checkpoint, or OWNER/NAME of the Hugging Face Hub.",
     )
     labels: Path | None = Field(
-        None, description="File of class names, text or JSON; overrides those of the checkpoint."
+        None, description="File of class names (text, JSON or CSV), or a label set; overrides those of the checkpoint."
     )
     activation: Literal["auto", "softmax", "sigmoid"] = Field(
         "auto",

@@ -102,12 +102,12 @@ def _print_report(
     labels = engine.model.labels
     if engine.model.activation == "sigmoid":
         rows = evaluate_sigmoid(probabilities, truth, labels)
-        lines = [f"{len(truth)} photos; precision and recall of each label at 0.5"]
+        lines = [f"photos: {len(truth)}; precision and recall of each label at 0.5"]
         lines += [f"  {_percent(row.precision)} {_percent(row.recall)}  {row.label} ({row.images})" for row in rows]
     else:
         report = evaluate_softmax(probabilities, truth, labels)
         lines = [
-            f"{report.images} photos",
+            f"photos: {report.images}",
             f"top-1 {report.top1:.2%}, top-5 {report.top5:.2%}, calibration error {report.calibration_error:.2%}",
             "worst classes",
             *(f"  {row.recall:7.2%}  {row.label} ({row.images})" for row in report.worst),

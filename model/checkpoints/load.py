@@ -150,6 +150,10 @@ def _summarize(
         card = replace(header, top1=card.top1 or header.top1)
     config = _config(found, card, path)
     notes = [*found.notes, *card.notes]
+    if card == ModelCard(card.name):
+        notes.append(
+            "no configuration; assuming GELU, average pooling and that the outputs are classes, not embeddings"
+        )
     transform = card.transform or default_transform(family, config, notes.append)
     labels = choose_labels(card.labels, config.num_classes, override, path, notes.append)
     tensors = found.tensors.values()

@@ -54,7 +54,7 @@ def test_export_writes_a_calibrated_float16_checkpoint(recipe: Recipe, data_dir:
     model = load_model(path)
     assert (model.name, model.transform, model.labels[3]) == (SERVED.stem, TRANSFORM, "espresso")
     assert model.config == recipe.network
-    assert model.top1 == pytest.approx(score.top1, abs=0.01)
+    assert model.top1 == pytest.approx(100 * score.top1, abs=0.01)
     assert inspect_checkpoint(path).dtypes == ("float16",)
     assert (path.parent / "training.png").stat().st_size > 1000
     assert score.images == 9

@@ -86,7 +86,7 @@ def test_notes_and_logs_assumptions(tensors: Tensors, load: Load, caplog: pytest
     model = load(tensors)
     assert model.transform == Transform(256, 224, "bicubic")
     assert model.labels == ("class_0", "class_1", "class_2")
-    assert len(model.notes) == 2
+    assert len(model.notes) == 3
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert all(any(note in warning for warning in warnings) for note in model.notes)
 
