@@ -60,11 +60,6 @@ def find_item_orientation(image: Image.Image, data: bytes) -> int:
     return _choose(_Metadata(exif, b"" if EXIF_ITEM.search(data) else xmp))
 
 
-def read_orientation(exif: bytes) -> int:
-    """The EXIF orientation 1…8; 1 if there is none. ``exif`` is a TIFF structure, with or without its Exif header."""
-    return _choose(_Metadata(exif=exif))
-
-
 def _choose(found: _Metadata) -> int:
     """XMP counts if there is no orientation in EXIF."""
     data = found.exif.removeprefix(_EXIF_HEADER).removeprefix(_EXIF_HEADER)

@@ -58,19 +58,6 @@ const [url, path] = process.argv.slice(2);
 """
 
 
-def run(program: str, *arguments: str) -> str:
-    """The output of a program. Skips the test if it is not installed."""
-    path = shutil.which(program)
-    if path is None:
-        pytest.skip(f"{program} is not installed")
-    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    process = subprocess.run(
-        [path, *arguments], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, env=environment
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
-
-
 _NODE_BYTES = """
 const { readFileSync } = require("node:fs");
 const [url, path] = process.argv.slice(2);
@@ -90,6 +77,19 @@ const [url, path] = process.argv.slice(2);
   process.stdout.write(await (await fetch(url, { method: "POST", body: readFileSync(path) })).text());
 })();
 """
+
+
+def run(program: str, *arguments: str) -> str:
+    """The output of a program. Skips the test if it is not installed."""
+    path = shutil.which(program)
+    if path is None:
+        pytest.skip(f"{program} is not installed")
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    process = subprocess.run(
+        [path, *arguments], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, env=environment
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def curl(*arguments: str) -> Result:
@@ -138,11 +138,8 @@ def test_curl_chunked_body(url: str, photo_path: Path, expected: Result) -> None
 
 @pytest.mark.parametrize("form", [True, False])
 def test_curl_waits_for_100_continue(service_url: str, url: str, large_photo_path: Path, form: bool) -> None:
-    body = (
-        ("--form", f"file=@{large_photo_path}")
-        if form
-        else ("--data-binary", f"@{large_photo_path}", "--header", "Content-Type: image/jpeg")
-    )
+    raw = ("--data-binary", f"@{large_photo_path}", "--header", "Content-Type: image/jpeg")
+    body = ("--form", f"file=@{large_photo_path}") if form else raw
     # Without a 100 Continue, curl would send the body after this time, which is more than the test may take.
     options = ("--expect100-timeout", str(2 * _TIMEOUT_S), "--header", "Expect: 100-continue")
     assert curl(*options, *body, url) == classify(service_url, large_photo_path)
@@ -172,9 +169,10 @@ def test_java_http_client(url: str, photo_path: Path, expected: Result, tmp_path
     assert json.loads(run("java", str(source), url, str(copy))) == expected
 
 
-def test_node_fetch_with_form_data(url: str, photo_path: Path, expected: Result, tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", [_NODE, _NODE_BYTES], ids=["form data", "bytes"])
+def test_node_fetch(url: str, photo_path: Path, expected: Result, tmp_path: Path, script: str) -> None:
     source = tmp_path / "classify.js"
-    source.write_text(_NODE, encoding="utf-8")
+    source.write_text(script, encoding="utf-8")
     assert json.loads(run("node", str(source), url, str(photo_path))) == expected
 
 
@@ -234,12 +232,6 @@ def test_curl_json_without_its_content_type(url: str, photo_path: Path, expected
     document = tmp_path / "photo.json"
     document.write_text(json.dumps({"image": base64.b64encode(photo_path.read_bytes()).decode()}), encoding="utf-8")
     assert curl("--data", f"@{document}", url) == expected
-
-
-def test_node_form_of_bytes(url: str, photo_path: Path, expected: Result, tmp_path: Path) -> None:
-    source = tmp_path / "classify.js"
-    source.write_text(_NODE_BYTES, encoding="utf-8")
-    assert json.loads(run("node", str(source), url, str(photo_path))) == expected
 
 
 @pytest.mark.parametrize("content_type", ["image/jpeg", "application/octet-stream", "text/plain"])

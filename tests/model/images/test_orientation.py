@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from model.images.decode import EncodedImage
 from model.images.jpeg import Pixels
-from model.images.orientation import read_orientation
+from model.images.orientation import find_orientation
 from tests.conftest import Encode, MakePhoto
 from tests.model.images.files import chunk, directory, extended_webp, segment, webp_chunk
 
@@ -164,15 +164,15 @@ def test_reads_the_orientation_as_pillow_does(order: str, orientation: int) -> N
     data = found.tobytes()
     expected = Image.Exif()
     expected.load(data)
-    assert read_orientation(data) == (expected[0x0112] if orientation in range(1, 9) else 1)
+    assert find_orientation(data) == (expected[0x0112] if orientation in range(1, 9) else 1)
 
 
 @pytest.mark.parametrize("data", [b"", b"II", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff", bytes(100)])
 def test_a_broken_exif_block_has_no_orientation(data: bytes) -> None:
-    assert read_orientation(data) == 1
+    assert find_orientation(data) == 1
 
 
 @pytest.mark.parametrize("length", [0, 1, 3, 2**31])
 def test_an_orientation_of_another_length_is_read_as_far_as_it_exists(length: int) -> None:
     block = directory([(0x0112, 3, length, struct.unpack("<L", struct.pack("<HH", 6, 6))[0])])
-    assert read_orientation(block) in {1, 6}
+    assert find_orientation(block) in {1, 6}
