@@ -91,7 +91,7 @@ def test_command_starts_from_the_weights_of_a_model(
     weights = build_network(replace(recipe, seed=5)).state_dict()
     save_checkpoint(path, weights, recipe.network, TRANSFORM, ("a", "b", "c", "d"), name="start", licence="")
     options = ["--data", str(data_dir), "--run-dir", str(tmp_path), "--output", str(tmp_path / "served")]
-    monkeypatch.setattr("sys.argv", ["train", *options, "--device", "cpu", "--start", str(path)])
+    monkeypatch.setattr("sys.argv", ["train", *options, "--device", "cpu", "--weights", str(path)])
     main()
     trained = load_model(tmp_path / "served" / SERVED.name).network.state_dict()
     torch.testing.assert_close(trained["stem.0.weight"], weights["stem.0.weight"], atol=1e-3, rtol=0)  # float16
