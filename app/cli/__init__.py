@@ -5,6 +5,7 @@ import difflib
 import io
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from model.errors import ModelError
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+_KERNEL_CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 _PREDICT = (
     *(
@@ -44,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     130 after Ctrl-C, and 141 if the reader of the output has stopped.
     """
     _prepare_streams()
+    _check_kernel_caches()
     options = _parser().parse_args(arguments)
     given = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
     try:
@@ -70,6 +73,17 @@ def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _check_kernel_caches() -> None:
+    """Ignores a folder for compiled kernels that cannot be written, without which torch could not be imported."""
+    for name in _KERNEL_CACHES:
+        try:
+            if name in os.environ:
+                Path(os.environ[name]).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            del os.environ[name]
+            print_error(f"{name} is ignored, compiled kernels are kept in {tempfile.gettempdir()}: {error}")
 
 
 def _parser() -> argparse.ArgumentParser:

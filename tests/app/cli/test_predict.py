@@ -134,3 +134,13 @@ def test_a_reader_that_stops_ends_the_command_without_an_error_message(tiny_path
         process.stdin.close()
         assert process.wait(60) == 141
         assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a folder that even root cannot write to")
+@pytest.mark.parametrize("name", ["TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"])
+def test_a_cache_of_kernels_that_cannot_be_written_is_ignored(tiny_path: Path, photos: list[str], name: str) -> None:
+    command = [sys.executable, "-m", "app", "predict", "--model", str(tiny_path), "--device", "cpu", photos[0]]
+    environment = os.environ | {name: "/sys/kernels"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert name in done.stderr
+    assert photos[0] in done.stdout
