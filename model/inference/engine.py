@@ -227,7 +227,7 @@ class InferenceEngine:
         if speedup >= _WORTHWHILE:
             self.precision_reason += "; close results are computed again in float32"
             self._runtime.tune(images[:1], [1], decode_s)
-            self._runtime = MixedRuntime(fast, self._runtime, images[: max(seconds)])
+            self._runtime = MixedRuntime(fast, self._runtime, images[: max(seconds)], speedup)
             self.batch_seconds, self.dtype = seconds, torch.bfloat16
 
     def _build_runtime(self, dtype: torch.dtype) -> Runtime:

@@ -9,19 +9,24 @@ from model.images.transform import Pixels
 from model.inference.runtime import Outputs, Runtime
 
 _MARGIN = 4.0  # between the two highest logits, as a multiple of the RMS error of a logit
+_NEW_SHARE_WEIGHT = 0.1  # of a batch
+_FORGETTING = 0.99  # per batch without a new share, so that about every tenth one is tried with ``fast``
 
 
 class MixedRuntime:
     """Computes all images with ``fast``, and again with ``exact`` those whose two highest logits are close.
 
     Feature maps always come from ``exact``, which runs single images only, so that it holds few copies of the weights.
+    ``fast`` is ``speedup`` times as fast. While so many images are close that it saves no time, ``exact`` runs all.
     Both runtimes are tuned; the error of ``fast`` is measured on ``images``, at most as many as its largest batch.
     There are at least two classes.
     """
 
-    def __init__(self, fast: Runtime, exact: Runtime, images: Sequence[Pixels]) -> None:
+    def __init__(self, fast: Runtime, exact: Runtime, images: Sequence[Pixels], speedup: float) -> None:
         self._fast = fast
         self._exact = exact
+        self._worthwhile_share = 1 - 1 / speedup
+        self._close_share = 0.0  # of the images, a moving average
         logits = fast.run(images, len(images), idle=False).logits
         exact_logits = np.concatenate([self._run_exact(image, idle=False).logits for image in images])
         self.margin = _MARGIN * float(np.sqrt(np.mean(np.square(logits - exact_logits))))
@@ -47,12 +52,15 @@ class MixedRuntime:
 
     def run(self, images: Sequence[Pixels], size: int, *, idle: bool, features: bool = False) -> Outputs:
         """Computes N images ``(H, W, 3)`` uint8; without feature maps as a batch of ``size``."""
-        if features:
-            exact = [self._run_exact(image, idle=idle, features=True) for image in images]
+        if features or self._close_share > self._worthwhile_share:
+            self._close_share *= _FORGETTING
+            exact = [self._run_exact(image, idle=idle, features=features) for image in images]
             maps = [output.features for output in exact if output.features is not None]
-            return Outputs(np.concatenate([output.logits for output in exact]), np.concatenate(maps))
+            return Outputs(np.concatenate([output.logits for output in exact]), np.concatenate(maps) if maps else None)
         outputs = self._fast.run(images, size, idle=idle)
-        for index in np.flatnonzero(_margins(outputs.logits) < self.margin).tolist():
+        close: list[int] = np.flatnonzero(_margins(outputs.logits) < self.margin).tolist()
+        self._close_share += _NEW_SHARE_WEIGHT * (len(close) / len(images) - self._close_share)
+        for index in close:
             outputs.logits[index] = self._run_exact(images[index], idle=idle).logits[0]
         return outputs
 

@@ -25,7 +25,7 @@ def mixed() -> tuple[MixedRuntime, FakeRuntime, FakeRuntime]:
     """A runtime whose fast logits are all higher by 0.1, and therefore 0.4 is close; its fast and its exact part."""
     fast, exact = FakeRuntime(), FakeRuntime()
     fast.value = 0.1
-    runtime = MixedRuntime(fast, exact, [image(0), image(200)])
+    runtime = MixedRuntime(fast, exact, [image(0), image(200)], speedup=2.0)
     exact.sizes.clear()
     return runtime, fast, exact
 
@@ -56,8 +56,28 @@ def test_feature_maps_are_exact(mixed: tuple[MixedRuntime, FakeRuntime, FakeRunt
     np.testing.assert_array_equal(outputs.features, expected.features)
 
 
+def test_all_images_are_exact_while_most_of_them_are_close(
+    mixed: tuple[MixedRuntime, FakeRuntime, FakeRuntime],
+) -> None:
+    runtime, fast, _ = mixed
+
+    def share_of_fast_batches(images: list[Pixels]) -> float:
+        for _ in range(100):  # until the moving average has followed
+            runtime.run(images, 4, idle=False)
+        before = len(fast.sizes)
+        for _ in range(100):
+            np.testing.assert_array_equal(
+                runtime.run(images, 4, idle=False).logits.argmax(1),
+                FakeRuntime().run(images, 4, idle=False).logits.argmax(1),
+            )
+        return (len(fast.sizes) - before) / 100
+
+    assert share_of_fast_batches([image(120)] * 4) < 0.2
+    assert share_of_fast_batches([image(0), image(255), image(0), image(120)]) == 1
+
+
 def test_the_workers_are_those_of_the_fast_runtime() -> None:
-    runtime = MixedRuntime(FakeRuntime(concurrency=3, batch_size_step=4), FakeRuntime(), [image(0)])
+    runtime = MixedRuntime(FakeRuntime(concurrency=3, batch_size_step=4), FakeRuntime(), [image(0)], speedup=2.0)
     assert (runtime.concurrency, runtime.batch_size_step, runtime.mode) == (3, 4, "fake")
 
 
@@ -96,7 +116,7 @@ def test_the_top_class_of_openvino_is_that_of_float32() -> None:
     images = list(patterns.repeat(16, 1).repeat(16, 2))
     network = fold(model.network, model.transform)
     fast, exact = (OpenVinoRuntime(network, dtype, 224, threads=1) for dtype in (torch.bfloat16, torch.float32))
-    mixed = MixedRuntime(fast, exact, images[:8])
+    mixed = MixedRuntime(fast, exact, images[:8], speedup=2.0)
 
     def top_classes(runtime: Runtime) -> list[int]:
         batches = [images[first : first + 8] for first in range(0, len(images), 8)]
