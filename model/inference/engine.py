@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -107,7 +107,8 @@ class InferenceEngine:
     @property
     def expected_rate(self) -> float:
         """Images per second of all workers at the best batch size; 0 before the warm-up."""
-        return _rate(self._runtime, self.batch_seconds)
+        rates = (size / seconds for size, seconds in self.batch_seconds.items())
+        return self.concurrency * max(rates, default=0.0)
 
     def warm_up(self) -> None:
         """Runs every batch size that will be used, and measures how long it takes.
@@ -269,11 +270,6 @@ def _measure_speedup(fast: Runtime, slow: Runtime, images: Sequence[Pixels]) -> 
         if time.perf_counter() - started_at > _COMPARISON_S:
             break
     return seconds[1] / seconds[0]
-
-
-def _rate(runtime: Runtime, batch_seconds: Mapping[int, float]) -> float:
-    """Images per second of all workers at the best batch size."""
-    return runtime.concurrency * max((size / seconds for size, seconds in batch_seconds.items()), default=0.0)
 
 
 def _join(parts: Sequence[Outputs]) -> Outputs:
