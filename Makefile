@@ -26,7 +26,7 @@ test-avx2: $(VENV)/developed  ## Run the numeric tests as on a CPU without AVX-5
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(VENV)/bin/pytest tests/model
 
 reliability: $(VENV)/developed  ## Test under overload, faults and hostile input; LONG=1 for hours. Writes docs/reliability.md.
-	$(VENV)/bin/pytest tests/reliability --timeout $(if $(LONG),0,300) $(if $(LONG),--long) --report docs/reliability.md
+	$(VENV)/bin/pytest tests/reliability --timeout $(if $(LONG),0,300) $(if $(LONG),--long) --report docs/reliability$(if $(WORKERS),-$(WORKERS)-workers).md
 
 check: $(VENV)/developed  ## Check linting, formatting, types and import rules.
 	$(VENV)/bin/ruff check

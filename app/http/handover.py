@@ -17,6 +17,7 @@ from enum import IntEnum
 
 _BACKLOG = 2048  # as uvicorn has it
 _RETRY_S = 0.05
+_MAX_RECEIVED = 100  # connections at a time, so that requests are not kept waiting
 _SETTLE_S = 0.2  # after which every worker has reported the connections that ended
 
 
@@ -122,19 +123,27 @@ class Dispatcher:
                 self._pass_on(connection)
 
     def _pass_on(self, connection: socket.socket) -> None:
-        """Sends a connection to a worker; closes it if none takes it."""
+        """Sends a connection to a worker; waits while none can take it, so that the next ones stay in the backlog."""
+        while not self._send(connection):
+            if self._closed.wait(_RETRY_S):
+                return
+
+    def _send(self, connection: socket.socket) -> bool:
+        """Sends a connection to the first worker that takes it; returns whether one has."""
         with self._lock:
             ended = {number: self._board.ended(number) for number in self._channels}
             if ended != self._ended:
                 self._ended, self._ended_at = ended, time.monotonic()
-            for number in sorted(self._channels, key=self._rank):
+            serving = [number for number in self._channels if self._board.state(number) != State.AWAY]
+            for number in sorted(serving, key=self._rank):
                 try:
                     socket.send_fds(self._channels[number], [b"c"], [connection.fileno()])
-                except OSError:  # it has just ended, or has received none of the last hundreds
+                except OSError:  # it has just ended, or has not yet received the last hundreds
                     continue
                 self._sent[number] += 1
                 self._turn[number] = next(self._turns)
-                return
+                return True
+            return False
 
     def _rank(self, number: int) -> tuple[int, int]:
         """Ready workers first, then those with the fewest connections or, while some end, whose turn it is."""
@@ -144,11 +153,14 @@ class Dispatcher:
 
 
 def receive(channel: socket.socket, on_connection: Callable[[socket.socket], None]) -> bool:
-    """Receives the next connection of a worker, without waiting; returns False if the supervisor has ended."""
-    try:
-        data, descriptors, _flags, _address = socket.recv_fds(channel, 1, 1)
-    except BlockingIOError:
-        return True
-    for descriptor in descriptors:
-        on_connection(socket.socket(fileno=descriptor))
-    return bool(data)
+    """Receives the connections that wait for a worker; returns False if the supervisor has ended."""
+    for _ in range(_MAX_RECEIVED):
+        try:
+            data, descriptors, _flags, _address = socket.recv_fds(channel, 1, 1)
+        except BlockingIOError:
+            return True
+        for descriptor in descriptors:
+            on_connection(socket.socket(fileno=descriptor))
+        if not data:
+            return False
+    return True

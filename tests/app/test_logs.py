@@ -140,3 +140,15 @@ def test_lines_have_the_number_of_their_worker() -> None:
     assert json.loads(written("json", "text", worker=3))["worker"] == 3
     assert "worker" not in json.loads(written("json", "text"))
     assert "[worker 3]" in written("text", "text", worker=3)
+
+
+def test_a_wrong_call_of_a_logger_does_not_end_the_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    handler = QueuedHandler(stream, logging.Formatter("%(message)s"))
+    logger = logging.Logger("wrong")
+    logger.addHandler(handler)
+    logger.info("%d", "text")
+    logger.info("next")
+    handler.close()
+    assert stream.getvalue() == "next\n"
+    assert "TypeError" in capsys.readouterr().err

@@ -18,6 +18,7 @@ import httpx
 from tests.constants import ROOT
 
 START_S = 90
+WORKERS = int(os.environ.get("WORKERS", "1"))  # of each server
 SERVICE = ("-m", "app", "serve")
 FAKE = ("-m", "tests.reliability.fault_server")
 
@@ -25,15 +26,14 @@ FAKE = ("-m", "tests.reliability.fault_server")
 class ServerProcess:
     """Runs ``python ARGUMENTS`` with ``settings`` as CONVNEXT_* variables; its stderr goes to the file ``log_path``.
 
-    The environment variable WORKERS is the number of its worker processes.
+    The environment variable WORKERS is the number of worker processes of each.
     """
 
     def __init__(self, log_path: Path, *arguments: str, stderr: int | None = None, **settings: object) -> None:
         self.log_path = log_path
         self.port = 0
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CONVNEXT_")}
-        if "WORKERS" in os.environ:
-            environment["CONVNEXT_WORKERS"] = os.environ["WORKERS"]
+        environment["CONVNEXT_WORKERS"] = str(WORKERS)
         environment |= {f"CONVNEXT_{name.upper()}": str(value) for name, value in settings.items()}
         with log_path.open("ab") as log:
             self.popen = subprocess.Popen(

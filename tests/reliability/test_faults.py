@@ -14,8 +14,11 @@ from tests.constants import WAIT_S
 from tests.reliability.conftest import Start
 from tests.reliability.images import gray
 from tests.reliability.load import RESET, Response, connect, post
-from tests.reliability.process import FAKE, SERVICE, ServerProcess, free_port, wait_until
+from tests.reliability.process import FAKE, SERVICE, WORKERS, ServerProcess, free_port, wait_until
 from tests.reliability.report import Figures
+
+# tests/app/http/test_workers.py has the faults of workers.
+pytestmark = pytest.mark.skipif(WORKERS > 1, reason="the faults are injected into one process")
 
 SECTION = "Fault injection"
 REQUEST = post(gray(7), "image/png")

@@ -54,8 +54,9 @@ def share(listener: socket.socket, channels: Channels, count: int) -> Counter[in
             assert ready, received
             for number, channel in channels.items():
                 if channel in ready:
+                    before = len(held)
                     receive(channel, lambda connection: held.append(stack.enter_context(connection)))
-                    received[number] += 1
+                    received[number] += len(held) - before
     return received
 
 
@@ -76,3 +77,10 @@ def test_workers_take_turns_while_only_one_has_reported_that_its_connections_end
 def test_a_worker_that_is_not_ready_gets_none(board: Board, listener: socket.socket, channels: Channels) -> None:
     board.report(1, State.SERVING, 0)
     assert share(listener, channels, 4) == {2: 4}
+
+
+def test_connections_wait_while_a_worker_has_not_received_the_last_hundreds(
+    board: Board, listener: socket.socket, channels: Channels
+) -> None:
+    board.report(1, State.AWAY, 0)
+    assert share(listener, channels, 400) == {2: 400}
