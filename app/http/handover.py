@@ -6,7 +6,6 @@ Workers that accept from one socket themselves get what the scheduler leaves the
 connections went to one of four.
 """
 
-import errno
 import itertools
 import multiprocessing
 import socket
@@ -15,8 +14,8 @@ import time
 from collections.abc import Callable
 from enum import IntEnum
 
-_BACKLOG = 2048  # as uvicorn has it
-_RETRY_S = 0.05
+from app.http.server import BACKLOG, OUT_OF_RESOURCES, RETRY_S
+
 _MAX_RECEIVED = 100  # connections at a time, so that requests are not kept waiting
 _SETTLE_S = 0.2  # after which every worker has reported the connections that ended
 
@@ -95,7 +94,7 @@ class Dispatcher:
 
     def listen(self) -> None:
         """Opens the port."""
-        self._listener.listen(_BACKLOG)
+        self._listener.listen(BACKLOG)
         self._thread = threading.Thread(target=self._accept, name="dispatcher", daemon=True)
         self._thread.start()
 
@@ -111,13 +110,13 @@ class Dispatcher:
     def _accept(self) -> None:
         while not self._closed.is_set():
             if not self._board.any_serving():
-                self._closed.wait(_RETRY_S)
+                self._closed.wait(RETRY_S)
                 continue
             try:
                 connection, _ = self._listener.accept()
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    self._closed.wait(_RETRY_S)
+                if error.errno in OUT_OF_RESOURCES:
+                    self._closed.wait(RETRY_S)
                 continue
             with connection:
                 self._pass_on(connection)
@@ -125,7 +124,7 @@ class Dispatcher:
     def _pass_on(self, connection: socket.socket) -> None:
         """Sends a connection to a worker; waits while none can take it, so that the next ones stay in the backlog."""
         while not self._send(connection):
-            if self._closed.wait(_RETRY_S):
+            if self._closed.wait(RETRY_S):
                 return
 
     def _send(self, connection: socket.socket) -> bool:

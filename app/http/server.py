@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -26,6 +27,10 @@ logger = logging.getLogger(__name__)
 _THREAD_TIMEOUT_S = 1.0
 _SWITCH_INTERVAL_S = 0.0005  # the default of 5 ms keeps the event loop waiting for decode threads, and these for it
 _LINGER_S = 1.0
+BACKLOG = 2048  # connections, as uvicorn has it
+RETRY_S = 0.05  # after which a connection is accepted that could not be accepted
+OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_MAX_ACCEPTED = 100  # connections at a time, so that requests are not kept waiting
 _OTHER_FILES = 200  # file descriptors for everything that is not a connection
 
 
@@ -56,14 +61,68 @@ class Server(uvicorn.Server):
         self._limit = limit
         self._grace_s = grace_s
         self._drain_task: asyncio.Task[None] | None = None
+        self._accepting: set[asyncio.Task[object]] = set()
 
-    def announce(self) -> None:
-        """Logs where the service can be reached."""
-        log_address(self.servers[0].sockets[0])
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts the application, then takes connections from ``sockets``."""
+        await super().startup(sockets=[])
+        for source in sockets or ():
+            self.open(source)
+
+    def open(self, source: socket.socket) -> None:
+        """Listens on a bound socket.
+
+        uvloop accepts one connection in each round of its loop, which lasts 0.1 s under overload.
+        """
+        source.setblocking(False)
+        source.listen(BACKLOG)
+        self._watch(source)
+        log_address(source)
+
+    def _watch(self, source: socket.socket) -> None:
+        if source.fileno() >= 0:  # it is not closed
+            asyncio.get_running_loop().add_reader(source, self._accept_waiting, source)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accepts nothing more, and closes the connections."""
+        for source in sockets or ():
+            asyncio.get_running_loop().remove_reader(source)
+        await super().shutdown(sockets)
+
+    def _accept_waiting(self, source: socket.socket) -> None:
+        for _ in range(_MAX_ACCEPTED):
+            try:
+                connection, _ = source.accept()
+            except OSError as error:
+                if error.errno in OUT_OF_RESOURCES:  # until a connection is closed
+                    asyncio.get_running_loop().remove_reader(source)
+                    asyncio.get_running_loop().call_later(RETRY_S, self._watch, source)
+                return
+            self.accept(connection)
+
+    def accept(self, connection: socket.socket) -> None:
+        """Serves a connection, as ``uvicorn.Server.startup`` does with those of its own sockets."""
+        loop = asyncio.get_running_loop()
+        connection.setblocking(False)
+        make_protocol = cast(Callable[..., HttpProtocol], self.config.http_protocol_class)  # see __init__
+        protocol = partial(
+            make_protocol,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            _loop=loop,
+        )
+        task: asyncio.Task[object] = loop.create_task(loop.connect_accepted_socket(protocol, connection))
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections there are."""
+        return len(self.server_state.connections) + len(self._accepting)
 
     async def main_loop(self) -> None:
         """Serves until the drain has ended."""
-        self.announce()
         connections = cast(set[HttpProtocol], self.server_state.connections)  # all are of the class in the config
         monitor = ConnectionMonitor(connections, self._limit, self.context.request_timeout_s)
         task = asyncio.create_task(monitor.run(), name="connection monitor")

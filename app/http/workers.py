@@ -12,13 +12,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.supervisors.multiprocess import SIGNALS, Multiprocess, Process
 
-from app.http.connections import HttpProtocol
 from app.http.handover import Board, Dispatcher, State, receive
 from app.http.server import Server, log_address
 from app.serving.shared_metrics import FOLDER_VARIABLE, forget_worker
@@ -45,17 +43,11 @@ class WorkerServer(Server):
         super().__init__(app, **options)  # type: ignore[arg-type]  # passed on as they are
         self._worker = worker
         self._received = 0
-        self._accepting: set[asyncio.Task[object]] = set()
         self.context.another_is_ready = partial(worker.board.any_ready, but=worker.number)
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts the application; receives connections from the first of ``sockets``."""
-        await super().startup(sockets=[])
-        for channel in sockets or ():
-            asyncio.get_running_loop().add_reader(channel, self._receive, channel)
-
-    def announce(self) -> None:
-        """Logs that the worker is ready; the supervisor logs the address."""
+    def open(self, source: socket.socket) -> None:
+        """Receives connections from the supervisor, which logs the address."""
+        asyncio.get_running_loop().add_reader(source, self._receive, source)
         logger.info("ready")
 
     async def on_tick(self, counter: int) -> bool:
@@ -74,10 +66,8 @@ class WorkerServer(Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accepts nothing more, and closes the connections."""
+        """Receives nothing more, and closes the connections."""
         self._report(State.AWAY)
-        for channel in sockets or ():
-            asyncio.get_running_loop().remove_reader(channel)
         await super().shutdown(sockets)
 
     def on_signal(self, number: signal.Signals) -> None:
@@ -86,29 +76,16 @@ class WorkerServer(Server):
             super().on_signal(number)
 
     def _report(self, state: State) -> None:
-        open_connections = len(self.server_state.connections) + len(self._accepting)
-        self._worker.board.report(self._worker.number, state, self._received - open_connections)
+        self._worker.board.report(self._worker.number, state, self._received - self.open_connections)
 
     def _receive(self, channel: socket.socket) -> None:
-        if not receive(channel, self._accept):
+        if not receive(channel, self.accept):
             asyncio.get_running_loop().remove_reader(channel)
 
-    def _accept(self, connection: socket.socket) -> None:
-        """Serves a connection, as ``uvicorn.Server.startup`` does with those of its own sockets."""
-        loop = asyncio.get_running_loop()
-        connection.setblocking(False)
-        make_protocol = cast(Callable[..., HttpProtocol], self.config.http_protocol_class)  # see Server.__init__
-        protocol = partial(
-            make_protocol,
-            config=self.config,
-            server_state=self.server_state,
-            app_state=self.lifespan.state,
-            _loop=loop,
-        )
+    def accept(self, connection: socket.socket) -> None:
+        """Serves a connection."""
         self._received += 1
-        task: asyncio.Task[object] = loop.create_task(loop.connect_accepted_socket(protocol, connection))
-        self._accepting.add(task)
-        task.add_done_callback(self._accepting.discard)
+        super().accept(connection)
 
 
 class Worker(Process):

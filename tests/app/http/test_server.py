@@ -1,9 +1,11 @@
 """A server process: how it drains on a signal, how many connections it allows, and errors at startup."""
 
+import asyncio
 import contextlib
 import errno
 import gc
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -15,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.http.server import bind, serve
+from app.http.server import Server, bind, serve
 from app.main import create_app
 from app.settings import Settings
 from tests.app.http.server_process import COMMAND, PNG, Process, running, start_predict
@@ -94,6 +96,52 @@ def test_garbage_collection_skips_what_was_loaded_before_the_start(tmp_path: Pat
         serve(app, listener, grace_s=1.0, max_connections=10, keep_alive_s=75)
     assert gc.get_freeze_count() > 10_000
     gc.unfreeze()
+
+
+class CountingServer(Server):
+    """Counts the connections that it accepts."""
+
+    def __init__(self) -> None:
+        super().__init__(create_app(Settings()), grace_s=1.0, max_connections=100, keep_alive_s=75)
+        self.accepted = 0
+        self.first = asyncio.Event()
+
+    def accept(self, connection: socket.socket) -> None:
+        connection.close()
+        self.accepted += 1
+        self.first.set()
+
+
+@pytest.mark.anyio
+async def test_all_connections_that_wait_are_accepted_in_one_round_of_the_event_loop() -> None:
+    server = CountingServer()
+    with bind("127.0.0.1", 0) as listener, contextlib.ExitStack() as stack:
+        server.open(listener)
+        for _ in range(50):
+            stack.enter_context(socket.create_connection(listener.getsockname(), timeout=WAIT_S))
+        async with asyncio.timeout(WAIT_S):
+            await server.first.wait()
+        asyncio.get_running_loop().remove_reader(listener)
+        assert server.accepted == 50
+
+
+def test_connections_wait_while_no_file_descriptor_is_left() -> None:
+    with slow_server(grace_s=1.0) as (process, url), httpx.Client(base_url=url, timeout=WAIT_S) as client:
+        assert client.get("/health/live").status_code == 200
+        pid, address = process.popen.pid, (client.base_url.host, client.base_url.port)
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        used = set(map(int, os.listdir(f"/proc/{pid}/fd")))
+        free = min(set(range(len(used) + 1)) - used)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, limits[1]))
+        with socket.create_connection(address, timeout=WAIT_S) as waiting:
+            waiting.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert [client.get("/health/live").status_code for _ in range(3)] == [200] * 3
+            waiting.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                waiting.recv(1)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+            waiting.settimeout(WAIT_S)
+            assert waiting.recv(12) == b"HTTP/1.1 200"
 
 
 def test_rejects_an_address_in_use() -> None:
