@@ -5,8 +5,10 @@ import logging
 import queue
 import re
 import threading
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler
+from select import PIPE_BUF
 from typing import IO, Any, Protocol, runtime_checkable
 
 from pythonjsonlogger.core import RESERVED_ATTRS, LogData
@@ -109,12 +111,12 @@ class QueuedHandler(QueueHandler):
     def _write_lines(self, records: list[logging.LogRecord | None]) -> None:
         """Writes ``records`` and what is in the queue."""
         records += [self._records.get_nowait() for _ in range(self._records.qsize())]
-        lines = [self._line(record) for record in records if record is not None]
-        try:
-            self._stream.write("".join(lines))
-            self._stream.flush()
-        except (OSError, ValueError):  # the stream is closed
-            self.dropped += len(lines)
+        for lines in _grouped(self._line(record) for record in records if record is not None):
+            try:
+                self._stream.write("".join(lines))
+                self._stream.flush()
+            except (OSError, ValueError):  # the stream is closed
+                self.dropped += len(lines)
 
     def _line(self, record: logging.LogRecord) -> str:
         try:
@@ -122,6 +124,21 @@ class QueuedHandler(QueueHandler):
         except Exception:  # noqa: BLE001 - one wrong call of a logger must not end the thread
             self.handleError(record)
             return ""
+
+
+def _grouped(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Groups that a pipe takes as a whole, so that lines of several workers do not mix; a longer line is alone."""
+    group: list[str] = []
+    size = 0
+    for line in lines:
+        length = len(line.encode(errors="replace"))
+        if group and size + length > PIPE_BUF:
+            yield group
+            group, size = [], 0
+        group.append(line)
+        size += length
+    if group:
+        yield group
 
 
 def configure_logging(log_format: str, log_level: str, stream: IO[str], worker: int | None = None) -> QueuedHandler:

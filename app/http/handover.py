@@ -16,7 +16,6 @@ from enum import IntEnum
 
 from app.http.server import BACKLOG, OUT_OF_RESOURCES, RETRY_S
 
-_MAX_RECEIVED = 100  # connections at a time, so that requests are not kept waiting
 _SETTLE_S = 0.2  # after which every worker has reported the connections that ended
 
 
@@ -151,15 +150,17 @@ class Dispatcher:
         return -self._board.state(number), count
 
 
-def receive(channel: socket.socket, on_connection: Callable[[socket.socket], None]) -> bool:
-    """Receives the connections that wait for a worker; returns False if the supervisor has ended."""
-    for _ in range(_MAX_RECEIVED):
+def receive(channel: socket.socket, on_connection: Callable[[socket.socket | None], None], count: int) -> bool:
+    """Receives up to ``count`` connections that wait for a worker; returns False if the supervisor has ended.
+
+    ``on_connection`` gets None for a connection that was closed because the worker has no file descriptor left.
+    """
+    for _ in range(count):
         try:
             data, descriptors, _flags, _address = socket.recv_fds(channel, 1, 1)
         except BlockingIOError:
             return True
-        for descriptor in descriptors:
-            on_connection(socket.socket(fileno=descriptor))
         if not data:
             return False
+        on_connection(socket.socket(fileno=descriptors[0]) if descriptors else None)
     return True

@@ -30,7 +30,7 @@ _LINGER_S = 1.0
 BACKLOG = 2048  # connections, as uvicorn has it
 RETRY_S = 0.05  # after which a connection is accepted that could not be accepted
 OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_MAX_ACCEPTED = 100  # connections at a time, so that requests are not kept waiting
+_MIN_ACCEPTED, _MAX_ACCEPTED = 8, 100  # connections in one round of the event loop
 _OTHER_FILES = 200  # file descriptors for everything that is not a connection
 
 
@@ -59,6 +59,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.context = context
         self._limit = limit
+        self._max_connections = max_connections
         self._grace_s = grace_s
         self._drain_task: asyncio.Task[None] | None = None
         self._accepting: set[asyncio.Task[object]] = set()
@@ -66,8 +67,9 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts the application, then takes connections from ``sockets``."""
         await super().startup(sockets=[])
-        for source in sockets or ():
-            self.open(source)
+        if not self.should_exit:  # because of a signal
+            for source in sockets or ():
+                self.open(source)
 
     def open(self, source: socket.socket) -> None:
         """Listens on a bound socket.
@@ -90,7 +92,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _accept_waiting(self, source: socket.socket) -> None:
-        for _ in range(_MAX_ACCEPTED):
+        for _ in range(self.acceptable):
             try:
                 connection, _ = source.accept()
             except OSError as error:
@@ -115,6 +117,14 @@ class Server(uvicorn.Server):
         task: asyncio.Task[object] = loop.create_task(loop.connect_accepted_socket(protocol, connection))
         self._accepting.add(task)
         task.add_done_callback(self._accepting.discard)
+
+    @property
+    def acceptable(self) -> int:
+        """How many connections are accepted in one round of the event loop.
+
+        Above the limit they are few, so that each is read once before newer ones cause it to be closed.
+        """
+        return max(_MIN_ACCEPTED, min(_MAX_ACCEPTED, self._max_connections - self.open_connections))
 
     @property
     def open_connections(self) -> int:
@@ -166,7 +176,7 @@ class Server(uvicorn.Server):
     async def _linger(self) -> None:
         """Lets clients that keep connections open learn from a last response (``Connection: close``) to leave."""
         deadline = time.monotonic() + _LINGER_S
-        while self.server_state.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - uvicorn has no event
+        while self.open_connections and time.monotonic() < deadline:  # noqa: ASYNC110 - uvicorn has no event
             await asyncio.sleep(0.02)
 
 

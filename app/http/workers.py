@@ -79,13 +79,15 @@ class WorkerServer(Server):
         self._worker.board.report(self._worker.number, state, self._received - self.open_connections)
 
     def _receive(self, channel: socket.socket) -> None:
-        if not receive(channel, self.accept):
+        if not receive(channel, self._on_received, self.acceptable):
             asyncio.get_running_loop().remove_reader(channel)
 
-    def accept(self, connection: socket.socket) -> None:
-        """Serves a connection."""
+    def _on_received(self, connection: socket.socket | None) -> None:
         self._received += 1
-        super().accept(connection)
+        if connection is None:
+            logger.error("closed a connection: no file descriptor is left")
+        else:
+            self.accept(connection)
 
 
 class Worker(Process):

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import select
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -140,6 +141,33 @@ def test_lines_have_the_number_of_their_worker() -> None:
     assert json.loads(written("json", "text", worker=3))["worker"] == 3
     assert "worker" not in json.loads(written("json", "text"))
     assert "[worker 3]" in written("text", "text", worker=3)
+
+
+class RecordedStream(io.StringIO):
+    """Keeps what each write gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.writes.append(text)
+        return len(text)
+
+
+def test_lines_are_written_together_in_pieces_that_a_pipe_takes_as_a_whole() -> None:
+    stream = RecordedStream()
+    handler = QueuedHandler(stream, logging.Formatter("%(message)s"))
+    logger = logging.Logger("pieces")
+    logger.addHandler(handler)
+    messages = ["é" * (number % 100) for number in range(1000)] + ["long" * select.PIPE_BUF, "last"]
+    for message in messages:
+        logger.info(message)
+    handler.close()
+    assert "".join(stream.writes).splitlines() == messages
+    assert all(text.endswith("\n") for text in stream.writes)
+    assert [len(text) for text in stream.writes if len(text.encode()) > select.PIPE_BUF] == [4 * select.PIPE_BUF + 1]
+    assert len(stream.writes) < 100
 
 
 def test_a_wrong_call_of_a_logger_does_not_end_the_thread(capsys: pytest.CaptureFixture[str]) -> None:

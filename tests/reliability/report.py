@@ -11,9 +11,8 @@ _FLAGS = ("avx2", "avx512f", "avx512_vnni", "amx_int8", "amx_bf16")
 
 NOTES = {
     "Overload": "Poisson arrivals; latencies count from the time a request was due. Goals: at least 90 % of the"
-    " capacity completed, rejections within 50 ms, /health within 100 ms. The tests assert 60, 60 (with several workers"
-    " 40) and 25 % at 2, 5 and 10 times the capacity, the medians of the others (200 ms at 10 times), and that no"
-    " connection is lost.",
+    " capacity completed, rejections within 50 ms, /health within 100 ms. The tests assert 60, 40 and 10 % at"
+    " 2, 5 and 10 times the capacity, the medians of the others (200 ms at 10 times), and that no connection is lost.",
     "After the overload": "Requests at 30 % of the capacity, before the overload and in the 2 s after it.",
     "SIGTERM under full load": "Half of the 32 clients leave when a response announces the end of the connection: none"
     " may lose a request. The other half reconnects until the port is closed.",

@@ -1,5 +1,6 @@
 """Connections that the supervisor passes to its workers: evenly, also while others end."""
 
+import resource
 import select
 import socket
 from collections import Counter
@@ -47,6 +48,11 @@ def share(listener: socket.socket, channels: Channels, count: int) -> Counter[in
     received: Counter[int] = Counter()
     held: list[socket.socket] = []
     with ExitStack() as stack:
+
+        def keep(connection: socket.socket | None) -> socket.socket:
+            assert connection is not None
+            return stack.enter_context(connection)
+
         for _ in range(count):
             stack.enter_context(socket.create_connection(listener.getsockname(), timeout=WAIT_S))
         while received.total() < count:
@@ -55,7 +61,7 @@ def share(listener: socket.socket, channels: Channels, count: int) -> Counter[in
             for number, channel in channels.items():
                 if channel in ready:
                     before = len(held)
-                    receive(channel, lambda connection: held.append(stack.enter_context(connection)))
+                    receive(channel, lambda connection: held.append(keep(connection)), 100)
                     received[number] += len(held) - before
     return received
 
@@ -84,3 +90,22 @@ def test_connections_wait_while_a_worker_has_not_received_the_last_hundreds(
 ) -> None:
     board.report(1, State.AWAY, 0)
     assert share(listener, channels, 400) == {2: 400}
+
+
+def test_a_connection_for_which_no_file_descriptor_is_left_is_reported(
+    board: Board, listener: socket.socket, channels: Channels
+) -> None:
+    board.report(1, State.AWAY, 0)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    received: list[socket.socket | None] = []
+    with socket.create_connection(listener.getsockname(), timeout=WAIT_S) as client:
+        assert select.select([channels[2]], [], [], WAIT_S)[0]
+        with socket.socket() as lowest_free:
+            free = lowest_free.fileno()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            assert receive(channels[2], received.append, 100)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert received == [None]
+        assert client.recv(1) == b""

@@ -125,6 +125,21 @@ async def test_all_connections_that_wait_are_accepted_in_one_round_of_the_event_
         assert server.accepted == 50
 
 
+def test_probes_above_the_limit_are_answered_however_many_arrive_at_once(tiny_path: Path) -> None:
+    arguments = ["serve", "--port", "0", "--model", str(tiny_path), "--device", "cpu", "--max-connections", "4"]
+    with running(str(COMMAND), *arguments) as process, contextlib.ExitStack() as stack:
+        url = httpx.URL(process.url())
+        idle = [stack.enter_context(socket.create_connection((url.host, url.port), WAIT_S)) for _ in range(4)]
+        idle[0].sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert idle[0].recv(12) == b"HTTP/1.1 200"
+        process.popen.send_signal(signal.SIGSTOP)
+        probes = [stack.enter_context(socket.create_connection((url.host, url.port), WAIT_S)) for _ in range(100)]
+        for probe in probes:
+            probe.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        process.popen.send_signal(signal.SIGCONT)
+        assert {probe.recv(12) for probe in probes} == {b"HTTP/1.1 200"}
+
+
 def test_connections_wait_while_no_file_descriptor_is_left() -> None:
     with slow_server(grace_s=1.0) as (process, url), httpx.Client(base_url=url, timeout=WAIT_S) as client:
         assert client.get("/health/live").status_code == 200
