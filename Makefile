@@ -10,7 +10,7 @@ UV := uv==0.13.9
 export UV_COMPILE_BYTECODE := 1
 INSTALL := $(VENV)/bin/uv pip install --quiet --python $(VENV) --constraint constraints.txt --editable .
 
-.PHONY: serve help test test-avx2 reliability check format bench gpu bench-peers train image sbom audit lock clean
+.PHONY: serve help test test-avx2 test-lowest reliability check format bench gpu bench-peers train image sbom audit lock clean
 .DEFAULT_GOAL := serve
 
 serve: $(VENV)/served  ## Serve on HOST:PORT (default).
@@ -24,6 +24,15 @@ test: $(VENV)/developed  ## Run the tests.
 
 test-avx2: $(VENV)/developed  ## Run the numeric tests as on a CPU without AVX-512 and AMX.
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(VENV)/bin/pytest tests/model
+
+test-lowest: .venv-lowest  ## Run the tests with the lowest versions of the dependencies that pyproject.toml allows.
+	.venv-lowest/bin/pytest --numprocesses auto --maxprocesses 8 --dist loadfile tests/app tests/model
+
+.venv-lowest: pyproject.toml | $(VENV)/bin/uv
+	$(VENV)/bin/uv venv --quiet --clear --python $(VENV)/bin/python $@
+	$(VENV)/bin/uv pip install --quiet --python $@ --resolution lowest-direct --editable '.[heif,otel]' --group dev \
+		|| (rm -r $@; false)
+	touch $@
 
 reliability: $(VENV)/developed  ## Test under overload, faults and hostile input; LONG=1 for hours. Writes docs/reliability.md.
 	$(VENV)/bin/pytest tests/reliability --timeout $(if $(LONG),0,300) $(if $(LONG),--long) --report docs/reliability$(if $(WORKERS),-$(WORKERS)-workers).md
