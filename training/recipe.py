@@ -30,6 +30,8 @@ class Recipe:
 
     The learning rate rises linearly over ``warmup_steps``, stays at ``peak_lr`` and falls linearly to zero over the
     last ``decay_steps``. Until the decay, nothing depends on ``steps``: a decay can start at any checkpoint.
+    ``teacher_weight`` is the share of the teachers' probabilities in the targets of a run that has teachers; such a run
+    has no label smoothing.
     """
 
     network: ConvNeXtConfig = ATTO
@@ -46,6 +48,7 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.99)
     max_grad_norm: float = 1.0
     label_smoothing: float = 0.1
+    teacher_weight: float = 0.7
     layer_scale: float = 1.0
 
     @property
@@ -72,5 +75,12 @@ RECIPES: dict[str, Recipe] = {
         batch_size=1024,
         peak_lr=4e-3,
         warmup_steps=500,
+    ),
+    "distill": Recipe(
+        steps=3_600,
+        decay_steps=2_000,
+        stable=Phase((112, 128), (0.2, 0.6)),
+        decay=Phase((144,), (0.25, 0.8)),
+        peak_lr=8e-4,
     ),
 }

@@ -32,6 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="length of the run (default: that of the recipe)")
     parser.add_argument("--decay-steps", type=int, help="length of its decay (default: that of the recipe)")
     parser.add_argument("--weights", help="model whose weights a new run starts from (default: random weights)")
+    parser.add_argument("--teachers", nargs="+", default=[], help="models whose probabilities the run learns, too")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="compile the network with torch.compile")
@@ -83,7 +84,8 @@ def main() -> None:
     steps, decay_steps = arguments.steps or recipe.steps, arguments.decay_steps or recipe.decay_steps
     recipe = replace(recipe, steps=steps, decay_steps=decay_steps, seed=arguments.seed)
     photos, held_out = split(load_train(arguments.data), recipe.held_out_per_class, recipe.seed)
-    trainer = Trainer(recipe, photos, device, compiled=arguments.compile)
+    teachers = [load_model(name).network for name in arguments.teachers]
+    trainer = Trainer(recipe, photos, device, teachers=teachers, compiled=arguments.compile)
     if arguments.weights:
         trainer.network.load_state_dict(load_model(arguments.weights).network.state_dict())
     arguments.run_dir.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """Trainer: the state of a training run, advanced by any number of steps."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,15 @@ class Trainer:
     uninterrupted one with the same number of processes.
     """
 
-    def __init__(self, recipe: Recipe, photos: Photos, device: torch.device, *, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        photos: Photos,
+        device: torch.device,
+        *,
+        teachers: Sequence[ConvNeXt] = (),
+        compiled: bool = False,
+    ) -> None:
         self.recipe = recipe
         self.device = device
         self.step = 0
@@ -88,9 +97,8 @@ class Trainer:
         self.optimizers = build_optimizers(self.network, recipe)
         self._photos = photos.to(device)
         self._bfloat16 = computes_bfloat16(device)
-        self._forward: nn.Module = self.network
-        if device.type == "cpu" and self._bfloat16:
-            self._forward = ChannelMajor(self.network)
+        self._forward = self._fastest(self.network)
+        self._teachers = [self._fastest(teacher.to(device).eval()) for teacher in teachers]
         if compiled:
             self._forward.compile()
         self.rank, self._processes = 0, 1
@@ -99,6 +107,9 @@ class Trainer:
             self._forward = DistributedDataParallel(self._forward)
         if recipe.batch_size % self._processes:
             raise ValueError(f"batch size {recipe.batch_size} is not divisible by {self._processes} processes")
+
+    def _fastest(self, network: ConvNeXt) -> nn.Module:
+        return ChannelMajor(network) if self.device.type == "cpu" and self._bfloat16 else network
 
     def train(self, steps: int) -> dict[str, float]:
         """Trains for ``steps`` and returns the epoch, step, learning rate, mean loss and photos per second."""
@@ -125,9 +136,13 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-            logits = self._forward(images if self._bfloat16 else images.float())
-        loss = nn.functional.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
+        images = images if self._bfloat16 else images.float()
+        smoothing = self.recipe.label_smoothing
+        if self._teachers:
+            targets, smoothing = self._distilled(images, targets), 0.0
+        with self._autocast():
+            logits = self._forward(images)
+        loss = nn.functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.max_grad_norm)
         for optimizer in self.optimizers:
@@ -135,6 +150,20 @@ class Trainer:
             optimizer.zero_grad()
         self.average.update_parameters(self.network)
         return loss.detach()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16)
+
+    def _distilled(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Returns targets ``(N, K)`` mixed with the mean probabilities of the teachers for the same augmented images.
+
+        Source: Beyer et al., Knowledge distillation: A good teacher is patient and consistent, 2022.
+        """
+        with torch.no_grad(), self._autocast():
+            outputs = [teacher(images).float().softmax(1) for teacher in self._teachers]
+        if targets.ndim == 1:
+            targets = nn.functional.one_hot(targets, self.recipe.network.num_classes)
+        return torch.lerp(targets.float(), torch.stack(outputs).mean(0), self.recipe.teacher_weight)
 
     def predict_logits(self, photos: Photos) -> Tensor:
         """Returns the logits ``(N, K)`` float32 of the averaged weights on the CPU."""

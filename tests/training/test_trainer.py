@@ -47,15 +47,31 @@ def test_load_rejects_a_checkpoint_of_another_recipe(recipe: Recipe, photos: Pho
         Trainer(replace(recipe, seed=1), photos, CPU).load(tmp_path / "checkpoint.pt")
 
 
-def test_training_learns_to_tell_classes_apart(recipe: Recipe, photos: Photos) -> None:
+def separable(recipe: Recipe, photos: Photos) -> tuple[Recipe, Photos]:
+    """A recipe and photos, bright or dark by class, with which a network learns the classes in 150 steps."""
     brightness = 60 * photos.labels.to(torch.uint8).view(-1, 1, 1, 1)
-    classes = Photos(photos.images // 8 + brightness, photos.labels)
     phase = Phase((64,), (0.5, 1.0), color=0.0, grayscale=0.0, cutmix=0.0, mixup=0.0)
-    trainer = Trainer(replace(recipe, steps=150, decay_steps=50, stable=phase, peak_lr=1e-2), classes, CPU)
+    recipe = replace(recipe, steps=150, decay_steps=50, stable=phase, peak_lr=1e-2, teacher_weight=1.0)
+    return recipe, Photos(photos.images // 8 + brightness, photos.labels)
+
+
+def test_training_learns_to_tell_classes_apart(recipe: Recipe, photos: Photos) -> None:
+    recipe, classes = separable(recipe, photos)
+    trainer = Trainer(recipe, classes, CPU)
     trainer.train(150)
     logits = predict_logits(trainer.network.eval(), classes, CPU)
     assert logits.shape == (24, 4)
     assert logits.argmax(1).tolist() == classes.labels.tolist()
+
+
+def test_distillation_learns_what_the_teacher_says(recipe: Recipe, photos: Photos) -> None:
+    recipe, classes = separable(recipe, photos)
+    others = 3 - classes.labels
+    teacher = Trainer(recipe, Photos(classes.images, others), CPU)
+    teacher.train(150)
+    student = Trainer(recipe, classes, CPU, teachers=[teacher.network])
+    student.train(150)
+    assert predict_logits(student.network.eval(), classes, CPU).argmax(1).tolist() == others.tolist()
 
 
 def test_photos_are_prepared_as_for_serving(photos: Photos) -> None:
