@@ -118,18 +118,10 @@ _HF_ANCHOR = r"encoder\.stages\.\d+\.layers\.\d+\.dwconv\."
 FAMILIES = (
     Family("torchvision", r"features\.1\.\d+\.(layer_scale|block\.5\.weight)$", _torchvision_keys(), Transform(256)),
     Family("facebookresearch", r"stages\.\d+\.\d+\.dwconv\.", _FACEBOOK_KEYS, _BICUBIC),
-    Family(
-        "huggingface", r"convnext\." + _HF_ANCHOR, _huggingface_keys("convnext."), _BICUBIC, 1e-12, inner="convnext."
+    *(
+        Family("huggingface", re.escape(prefix) + _HF_ANCHOR, _huggingface_keys(prefix), _BICUBIC, 1e-12, inner=prefix)
+        for prefix in ("convnext.", "convnextv2.", "")
     ),
-    Family(
-        "huggingface",
-        r"convnextv2\." + _HF_ANCHOR,
-        _huggingface_keys("convnextv2."),
-        _BICUBIC,
-        1e-12,
-        inner="convnextv2.",
-    ),
-    Family("huggingface", _HF_ANCHOR, _huggingface_keys(""), _BICUBIC, 1e-12),
     Family("timm", r"norm_pre\.", {"head.norm": "norm_pre"} | _TIMM_KEYS, _BICUBIC, norm_before_pool=True),
     Family("timm", r"stages\.\d+\.blocks\.\d+\.conv_dw\.", _TIMM_KEYS, _BICUBIC),
     Family("mmpretrain", r"backbone\." + _MM_ANCHOR, _mmpretrain_keys(), _BICUBIC, inner="backbone."),
