@@ -153,7 +153,7 @@ def _timm_card(name: str, config: Json) -> ModelCard:
         labels=labels,
         norm_eps=arguments.get("norm_eps"),
         head_norm_eps=arguments.get("norm_eps"),
-        num_classes=config.get("num_classes", data.get("num_classes")),
+        num_classes=count,
         patch_size=arguments.get("patch_size"),
         notes=(f"unknown keys in config.json are ignored: {', '.join(unknown)}",) if unknown else (),
         activation=_activation(config),
@@ -250,14 +250,10 @@ def _activation(config: Json) -> Activation | None:
     return _ACTIVATIONS[kind]
 
 
-def _fractions(key: str, value: Any) -> tuple[float, float, float]:  # Any: parsed JSON
+def _fractions(key: str, value: Any) -> tuple[float, float, float]:  # Any: parsed JSON, a number or a list
     """Returns three numbers from 0 to 1, the scale of the pixels."""
-    numbers = _per_channel(value)
+    red, green, blue = (value,) * 3 if isinstance(value, int | float) else value
+    numbers = float(red), float(green), float(blue)
     if not all(0 <= number <= 1 for number in numbers):
         raise CheckpointError(f"{key}={value!r} is not of pixels from 0 to 1; divide numbers of 0 to 255 by 255")
     return numbers
-
-
-def _per_channel(value: Any) -> tuple[float, float, float]:  # Any: parsed JSON, a number or a list
-    red, green, blue = (value,) * 3 if isinstance(value, int | float) else value
-    return float(red), float(green), float(blue)

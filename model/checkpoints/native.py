@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -100,13 +100,9 @@ def _write_atomically(path: Path, tensors: dict[str, Tensor], header: dict[str, 
 
 
 def _activation(name: str | None) -> Activation | None:
-    for known in get_args(Activation):
-        if name == known:
-            activation: Activation = known
-            return activation
-    if name is None:
-        return None
-    raise ValueError(f"the activation {name!r} is not one of {', '.join(get_args(Activation))}")
+    if name not in (None, *get_args(Activation)):
+        raise ValueError(f"the activation {name!r} is not one of {', '.join(get_args(Activation))}")
+    return cast(Activation | None, name)
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:  # Any: parsed JSON

@@ -107,20 +107,13 @@ def _check_head(found: Mapping[str, Tensor], chosen: _Candidate, beside: Mapping
 def _candidates(tensors: Mapping[str, Tensor]) -> list[_Candidate]:
     """Every network, with the first family of those that fit at a place."""
     places: dict[str, Family] = {}
-    anchors = [(family, re.compile(rf"(?:^|\.)(?={family.anchor})")) for family in FAMILIES]
-    for family, anchor in anchors:
-        for key in tensors:
-            found = anchor.search(key)
-            if found is None:
-                continue
-            prefix = key[: found.end()]
-            if not any(_same_place(prefix, place, known) for place, known in places.items()):
-                places.setdefault(prefix, family)
+    for family in FAMILIES:
+        anchor = re.compile(rf"(?:^|\.)(?={family.anchor})")
+        for found in filter(None, map(anchor.search, tensors)):
+            prefix = found.string[: found.end()]
+            if not any(prefix in (place, place + known.inner) for place, known in places.items()):
+                places[prefix] = family
     return [_Candidate(family, prefix, _own(tensors, family, prefix)) for prefix, family in places.items()]
-
-
-def _same_place(prefix: str, place: str, family: Family) -> bool:
-    return prefix == place or (family.inner != "" and prefix == place + family.inner)
 
 
 def _own(tensors: Mapping[str, Tensor], family: Family, prefix: str) -> dict[str, Tensor]:

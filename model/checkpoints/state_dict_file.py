@@ -100,11 +100,10 @@ def _flatten(content: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str,
 
 
 def _unpickling_problem(path: Path, error: pickle.UnpicklingError) -> str:
-    name = error.name if isinstance(error, ForbiddenGlobal) else None
-    if name is None:
+    if not isinstance(error, ForbiddenGlobal):
         return f"{path} is a corrupt or truncated pickle: {_first_sentence(error)}"
     return (
-        f"{path} contains {name}, and unpickling that could execute code from the file. "
+        f"{path} contains {error.name}, and unpickling that could execute code from the file. "
         "If you trust its source, load it there and save only its state_dict()."
     )
 
