@@ -4,7 +4,6 @@ Objects that are not needed, such as dates, paths and options of training librar
 nothing. What could execute code, and pickled networks, are rejected by name.
 """
 
-import builtins
 import collections
 import importlib
 import pickle
@@ -16,20 +15,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-_BUILTINS = (
-    "bool",
-    "bytearray",
-    "bytes",
-    "complex",
-    "dict",
-    "float",
-    "frozenset",
-    "int",
-    "list",
-    "set",
-    "str",
-    "tuple",
-)
+_BUILTINS = (bool, bytearray, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
 _REBUILD = ("_rebuild_parameter", "_rebuild_tensor", "_rebuild_tensor_v2")
 _DATA_MODULES = {"argparse", "collections", "datetime", "decimal", "enum", "fractions", "pathlib", "uuid", "zoneinfo"}
 _DATA_NAMES = {"types.SimpleNamespace", "builtins.slice", "builtins.range"}
@@ -134,8 +120,8 @@ def _encode(text: str, encoding: str = "utf-8") -> bytes:
 def _allowed() -> dict[str, Any]:  # Any: classes and functions
     kinds = (collections.OrderedDict, collections.defaultdict, collections.Counter)
     found: dict[str, Any] = {f"collections.{kind.__name__}": kind for kind in kinds}  # Any: as above
-    for name in _BUILTINS:
-        found[f"builtins.{name}"] = found[f"__builtin__.{name}"] = getattr(builtins, name)
+    for kind in _BUILTINS:
+        found[f"builtins.{kind.__name__}"] = found[f"__builtin__.{kind.__name__}"] = kind
     rebuild = importlib.import_module("torch._utils")  # the functions that files of torch.save name
     found |= {f"torch._utils.{name}": getattr(rebuild, name) for name in _REBUILD}
     found |= {
