@@ -93,9 +93,8 @@ class HeadWeights:
     @classmethod
     def of(cls, head: "Head") -> "HeadWeights":
         """The weights of ``head``, whose memory they share."""
-        tensors = (tensor.detach().float().cpu().numpy() for tensor in (head.norm.weight, head.norm.bias))
-        scale, shift = tensors
-        weight, bias = (tensor.detach().float().cpu().numpy() for tensor in (head.fc.weight, head.fc.bias))
+        tensors = (head.norm.weight, head.norm.bias, head.fc.weight, head.fc.bias)
+        scale, shift, weight, bias = (tensor.detach().float().cpu().numpy() for tensor in tensors)
         return cls(scale, shift, head.norm.eps, weight, bias, head.norm_before_pool)
 
     def embed(self, features: Array) -> Array:

@@ -22,7 +22,7 @@ from model.inference.cpu import available_cores
 from model.inference.device_errors import is_device_lost, is_out_of_memory
 from model.inference.fold import fold
 from model.inference.mixed_runtime import MixedRuntime
-from model.inference.runtime import Outputs, Runtime
+from model.inference.runtime import Outputs, Runtime, join
 from model.inference.selection import Precision, RuntimeName, choose_device, choose_dtypes, choose_runtime
 from model.inference.warm_up import NotFinite, warm_up
 
@@ -155,7 +155,7 @@ class InferenceEngine:
                 return outputs
             logger.warning("a batch of %d does not fit into memory; it is run in two halves", len(images))
             half = len(images) // 2
-            return _join([self._run_plan(images[:half], features), self._run_plan(images[half:], features)])
+            return join([self._run_plan(images[:half], features), self._run_plan(images[half:], features)])
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
@@ -180,7 +180,7 @@ class InferenceEngine:
         for size in self._plans[len(images)]:
             parts.append(self._run(images[done : done + size], size, features, idle))
             done += size
-        return _join(parts)
+        return join(parts)
 
     def _run(self, images: Sequence[Pixels], size: int, features: bool, idle: bool) -> Outputs:
         with self._measured(size):
@@ -270,10 +270,3 @@ def _measure_speedup(fast: Runtime, slow: Runtime, images: Sequence[Pixels]) -> 
         if time.perf_counter() - started_at > _COMPARISON_S:
             break
     return seconds[1] / seconds[0]
-
-
-def _join(parts: Sequence[Outputs]) -> Outputs:
-    if len(parts) == 1:
-        return parts[0]
-    maps = [part.features for part in parts if part.features is not None]
-    return Outputs(np.concatenate([part.logits for part in parts]), np.concatenate(maps) if maps else None)

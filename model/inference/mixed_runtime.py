@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.images.transform import Pixels
-from model.inference.runtime import Outputs, Runtime
+from model.inference.runtime import Outputs, Runtime, join
 
 _MARGIN = 4.0  # between the two highest logits, as a multiple of the RMS error of a logit
 _NEW_SHARE_WEIGHT = 0.1  # of a batch
@@ -28,7 +28,7 @@ class MixedRuntime:
         self._worthwhile_share = 1 - 1 / speedup
         self._close_share = 0.0  # of the images, a moving average
         logits = fast.run(images, len(images), idle=False).logits
-        exact_logits = np.concatenate([self._run_exact(image, idle=False).logits for image in images])
+        exact_logits = join([self._run_exact(image, idle=False) for image in images]).logits
         self.margin = _MARGIN * float(np.sqrt(np.mean(np.square(logits - exact_logits))))
 
     @property
@@ -54,9 +54,7 @@ class MixedRuntime:
         """Computes N images ``(H, W, 3)`` uint8; without feature maps as a batch of ``size``."""
         if features or self._close_share > self._worthwhile_share:
             self._close_share *= _FORGETTING
-            exact = [self._run_exact(image, idle=idle, features=features) for image in images]
-            maps = [output.features for output in exact if output.features is not None]
-            return Outputs(np.concatenate([output.logits for output in exact]), np.concatenate(maps) if maps else None)
+            return join([self._run_exact(image, idle=idle, features=features) for image in images])
         outputs = self._fast.run(images, size, idle=idle)
         close: list[int] = np.flatnonzero(_margins(outputs.logits) < self.margin).tolist()
         self._close_share += _NEW_SHARE_WEIGHT * (len(close) / len(images) - self._close_share)

@@ -46,6 +46,14 @@ class Runtime(Protocol):
         ...
 
 
+def join(parts: Sequence[Outputs]) -> Outputs:
+    """The outputs of consecutive batches as those of one."""
+    if len(parts) == 1:
+        return parts[0]
+    maps = [part.features for part in parts if part.features is not None]
+    return Outputs(np.concatenate([part.logits for part in parts]), np.concatenate(maps) if maps else None)
+
+
 def stack(images: Sequence[Pixels], out: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Fills the batch ``out`` with ``images``; what is left becomes black."""
     np.stack(images, out=out[: len(images)])
