@@ -26,8 +26,8 @@ from app.serving.telemetry import Telemetry
 from app.settings import Settings
 from model import load_model
 from model.errors import EngineError
-from model.images.decode import is_image
-from model.images.transform import load_decoders, preprocess
+from model.images.decode import is_image, load_decoders
+from model.images.transform import preprocess
 from model.inference.cpu import available_cores
 from model.inference.engine import InferenceEngine
 

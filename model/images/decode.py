@@ -130,7 +130,8 @@ class EncodedImage:
         except Image.DecompressionBombError as error:
             raise ImageTooLarge(f"The image has more pixels than the limit of {self._max_image_pixels}.") from error
         except UnidentifiedImageError as error:
-            raise InvalidImage(self._describe_broken_header()) from error
+            broken = f"The header of the {self._format} image is broken or truncated."
+            raise InvalidImage(tiff.describe_unsupported(data) if self._format == "TIFF" else broken) from error
         except MemoryError:
             raise
         except Exception as error:  # Pillow raises errors of any kind on hostile bytes
@@ -143,11 +144,6 @@ class EncodedImage:
         elif image.format == "PNG":
             _scale_transparent_color(image, data[_PNG_BIT_DEPTH])
         return image
-
-    def _describe_broken_header(self) -> str:
-        if self._format == "TIFF":
-            return tiff.describe_unsupported(self._data)
-        return f"The header of the {self._format} image is broken or truncated."
 
     def _max_size(self) -> int:
         """The most pixels that ``_data`` may have."""

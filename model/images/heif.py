@@ -12,13 +12,11 @@ _MAX_BRANDS = 64
 _HEADER_BYTES = 65_536  # in which the types of the items are
 
 
-def register_heif_decoder() -> bool:
-    """Lets Pillow open HEIC images with pi-heif, on one thread each, if it is installed; returns whether it is."""
-    if importlib.util.find_spec("pi_heif") is None:
-        return False
-    pi_heif = importlib.import_module("pi_heif")
-    pi_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
-    return True
+def register_heif_decoder() -> None:
+    """Lets Pillow open HEIC images with pi-heif, on one thread each, if it is installed."""
+    if importlib.util.find_spec("pi_heif") is not None:
+        pi_heif = importlib.import_module("pi_heif")
+        pi_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
 
 
 def find_heif_format(data: bytes) -> Literal["AVIF", "HEIF"] | None:

@@ -4,7 +4,6 @@ Pillow has no function for it, so the handlers are set in the libtiff that its w
 """
 
 import ctypes
-import functools
 import logging
 from pathlib import Path
 
@@ -13,14 +12,12 @@ import PIL
 logger = logging.getLogger(__name__)
 
 
-@functools.cache
-def silence_libtiff() -> bool:
-    """Removes libtiff's handlers for warnings and errors; returns whether the library was found."""
+def silence_libtiff() -> None:
+    """Removes libtiff's handlers for warnings and errors, or warns if the library is not found."""
     folder = Path(PIL.__file__).parent
     for path in [*folder.parent.glob("pillow.libs/libtiff*.so*"), *folder.glob(".dylibs/libtiff*.dylib")]:
         library = ctypes.CDLL(str(path))
         library.TIFFSetWarningHandler(None)
         library.TIFFSetErrorHandler(None)
-        return True
+        return
     logger.warning("Pillow's libtiff was not found; it prints warnings about broken TIFF files to stderr")
-    return False

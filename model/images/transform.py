@@ -10,17 +10,10 @@ import torch
 from PIL import Image
 
 from model.errors import ImageTooLarge
-from model.images.decode import (
-    FORMATS,
-    MAX_IMAGE_PIXELS,
-    EncodedImage,
-    load_decoders,
-    load_transforms,
-    to_rgb,
-)
+from model.images.decode import MAX_IMAGE_PIXELS, EncodedImage, load_transforms, to_rgb
 from model.images.jpeg import Pixels
 
-__all__ = ["FORMATS", "IMAGENET_MEAN", "IMAGENET_STD", "Pixels", "Transform", "load_decoders", "preprocess"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Pixels", "Transform", "preprocess"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

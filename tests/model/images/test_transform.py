@@ -13,7 +13,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, functional, v2
 
 from model.errors import InvalidImage
-from model.images.transform import FORMATS, IMAGENET_MEAN, IMAGENET_STD, Pixels, Transform, preprocess, resize_and_crop
+from model.images.decode import FORMATS
+from model.images.transform import IMAGENET_MEAN, IMAGENET_STD, Pixels, Transform, preprocess, resize_and_crop
 from tests.conftest import Encode, MakePhoto
 
 SMALL = Transform(72, 64)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedFormat
-from model.images.transform import FORMATS, Transform, preprocess
+from model.images.decode import FORMATS
+from model.images.transform import Transform, preprocess
 from tests.conftest import Encode, MakePhoto
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns about data that it skips
