@@ -73,6 +73,7 @@ class Admission:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.in_service = 0  # images admitted and not yet completed
+        self.requests = 0  # admitted and not yet answered
         self.closed_reason: str | None = None  # why nothing is admitted any more
         self._max_slots = max_slots
         self._max_wait_s = max_wait_s
@@ -81,16 +82,10 @@ class Admission:
         self._max_batched_wait_s = max_batched_wait_s
         self._rate = CompletionRate(expected_rate)
         self._clock = clock
-        self._requests = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._rejected = 0.0  # in about the last second
         self._rejected_at = 0.0
-
-    @property
-    def requests(self) -> int:
-        """Requests admitted and not yet answered."""
-        return self._requests
 
     @property
     def limit(self) -> int:
@@ -122,14 +117,14 @@ class Admission:
         """Holds ``slots`` slots for the time of one request. Raises ``Unavailable`` or ``Overloaded``."""
         held_slots = Slots(self)
         held_slots.resize(slots)
-        self._requests += 1
+        self.requests += 1
         self._idle.clear()
         try:
             yield held_slots
         finally:
             held_slots.resize(0)
-            self._requests -= 1
-            if not self._requests:
+            self.requests -= 1
+            if not self.requests:
                 self._idle.set()
 
     def note_completed(self, count: int = 1) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from app.serving.engine import Pixels
@@ -14,13 +15,13 @@ _DEAD_AFTER = 6  # times the decode limit that every thread is stuck
 _MAX_PENDING = 4  # images that a thread can take without waiting for the event loop
 
 
+@dataclass(eq=False, slots=True)
 class _DecodeJob:
-    """One image; ``started_at`` is None while it waits for a thread."""
+    """One image."""
 
-    def __init__(self, data: bytes, future: asyncio.Future[Pixels]) -> None:
-        self.data = data
-        self.future = future
-        self.started_at: float | None = None
+    data: bytes
+    future: asyncio.Future[Pixels]
+    started_at: float | None = None  # None while it waits for a thread
 
 
 class DecodePool:

@@ -135,19 +135,16 @@ class ClassificationService:
         """Whether nothing is admitted any more."""
         return self._admission.closed_reason is not None
 
-    def check_admission(self, slots: int = 1) -> None:
-        """Raises ``Unavailable`` or ``Overloaded`` if a request with ``slots`` images would be rejected now."""
+    def check_admission(self) -> None:
+        """Raises ``Unavailable`` or ``Overloaded`` if a request would be rejected now."""
         if not self.draining and (failure := self.failure) is not None:
             raise Unavailable(f"No prediction can be made: {failure}.")
-        self._admission.check(slots)
+        self._admission.check()
 
-    def admit(self, slots: int = 1) -> AbstractContextManager[Slots]:
-        """Spans one request with ``slots`` images from its headers to its response.
-
-        Raises ``Unavailable`` or ``Overloaded``.
-        """
-        self.check_admission(slots)
-        return self._admission.admit(slots)
+    def admit(self) -> AbstractContextManager[Slots]:
+        """Spans one request from its headers to its response. Raises ``Unavailable`` or ``Overloaded``."""
+        self.check_admission()
+        return self._admission.admit()
 
     async def classify(self, data: bytes, options: ClassifyOptions = _DEFAULT_OPTIONS) -> Classification:
         """The most probable classes of one encoded image.
