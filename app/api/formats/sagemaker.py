@@ -8,13 +8,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.api.body import BodyReader, admitted_body
 from app.api.dependencies import ContextDep, ServiceDep
 from app.api.formats.common import Json
 from app.api.openapi import IMAGE_BODY
 from app.api.problems import PREDICTION_ERRORS, openapi_responses
-from app.api.routes.predict import PredictQuery, prediction_rows
-from app.api.schemas import PredictResponse, server_timing
+from app.api.routes.predict import PredictQuery, predict
+from app.api.schemas import PredictResponse
 
 health = APIRouter(tags=["SageMaker"])
 router = APIRouter(tags=["SageMaker"])
@@ -36,14 +35,6 @@ async def ping(response: Response, context: ContextDep) -> Json:
     responses=openapi_responses(*PREDICTION_ERRORS),
     openapi_extra={"requestBody": IMAGE_BODY},
 )
-async def invocations(
-    request: Request,
-    response: Response,
-    service: ServiceDep,
-    query: Annotated[PredictQuery, Query()],
-) -> Json:
+async def invocations(request: Request, service: ServiceDep, query: Annotated[PredictQuery, Query()]) -> Response:
     """Classifies one image, in the forms that `/predict` accepts; `application/x-image` is one of them."""
-    async with admitted_body(request, service, BodyReader.image) as image:
-        result = await service.classify(image, query.options())
-    response.headers.update(server_timing(result.timings))
-    return {"model": service.engine.model.name, "predictions": prediction_rows(result)}
+    return await predict(request, service, query)
