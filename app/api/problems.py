@@ -121,9 +121,9 @@ def build_response(
 ) -> JSONResponse:
     """One response for an error."""
     if route is not None and route.plain_errors:
-        return JSONResponse({"error": detail}, status, dict(headers or {}))
+        return JSONResponse({"error": detail}, status, headers)
     content = {"type": type, "title": title, "status": status, "detail": detail}
-    return JSONResponse(content, status, dict(headers or {}), MEDIA_TYPE)
+    return JSONResponse(content, status, headers, MEDIA_TYPE)
 
 
 def openapi_responses(*kinds: type[Exception]) -> dict[int | str, dict[str, Any]]:  # Any: FastAPI's own type

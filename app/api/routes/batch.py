@@ -10,6 +10,7 @@ from app.api.body import BodyReader, admitted_body
 from app.api.context import context_of
 from app.api.dependencies import ServiceDep
 from app.api.form import FormFile
+from app.api.openapi import BINARY
 from app.api.problems import IMAGE_ERRORS, PREDICTION_ERRORS, openapi_responses, problem_content
 from app.api.routes.predict import PredictQuery, prediction_rows
 from app.api.schemas import BatchResponse
@@ -18,8 +19,7 @@ from app.serving.service import ClassificationService
 
 router = APIRouter(tags=["predict"])
 
-_BINARY = {"type": "string", "format": "binary"}
-_FORM = {"type": "object", "required": ["files"], "properties": {"files": {"type": "array", "items": _BINARY}}}
+_FORM = {"type": "object", "required": ["files"], "properties": {"files": {"type": "array", "items": BINARY}}}
 _BODY = {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}
 
 

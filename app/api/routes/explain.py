@@ -11,7 +11,7 @@ from pydantic import Field
 from app.api.body import BodyReader, admitted_body
 from app.api.dependencies import ServiceDep
 from app.api.heatmap import draw
-from app.api.openapi import IMAGE_BODY
+from app.api.openapi import BINARY, IMAGE_BODY
 from app.api.problems import PREDICTION_ERRORS, NotAcceptable, openapi_responses
 from app.api.schemas import ExplainResponse, StrictQuery, server_timing
 from app.serving.results import Explanation
@@ -20,9 +20,7 @@ router = APIRouter(tags=["predict"])
 
 _JSON, _PNG = "application/json", "image/png"
 _QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")
-_RESPONSES = openapi_responses(*PREDICTION_ERRORS, NotAcceptable) | {
-    200: {"content": {_PNG: {"schema": {"type": "string", "format": "binary"}}}}
-}
+_RESPONSES = openapi_responses(*PREDICTION_ERRORS, NotAcceptable) | {200: {"content": {_PNG: {"schema": BINARY}}}}
 
 
 class ExplainQuery(StrictQuery):
