@@ -150,17 +150,12 @@ class InferenceEngine:
         return logits, features
 
     def _predict(self, images: Sequence[Pixels], *, features: bool, idle: bool) -> Outputs:
-        with self._translated_errors():
+        try:
             if (outputs := self._run_if_it_fits(images, features, idle)) is not None:
                 return outputs
             logger.warning("a batch of %d does not fit into memory; it is run in two halves", len(images))
             half = len(images) // 2
             return join([self._run_plan(images[:half], features), self._run_plan(images[half:], features)])
-
-    @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
-        try:
-            yield
         except RuntimeError as error:
             if not is_device_lost(error):
                 raise
