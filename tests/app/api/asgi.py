@@ -101,6 +101,12 @@ def service_of(app: FastAPI) -> ClassificationService:
     return service
 
 
+def check_released(app: FastAPI) -> None:
+    """Every finished request has returned its memory and its place."""
+    assert context_of(app).uploads.buffered_bytes == 0
+    assert service_of(app).images_in_service == 0
+
+
 async def request_counts(client: httpx.AsyncClient) -> set[str]:
     """The samples of convnext_requests_total."""
     lines = (await client.get("/metrics")).text.splitlines()

@@ -60,10 +60,3 @@ async def test_the_page_has_no_inline_script(connect: Connect) -> None:
 async def test_there_is_nothing_else(connect: Connect, problem: CheckProblem, path: str) -> None:
     async with connect() as client:
         problem(await client.get(path), 404, "about:blank")
-
-
-@pytest.mark.parametrize("path", ["/docs", "/docs/swagger-ui.css"])
-async def test_head_is_supported(connect: Connect, path: str) -> None:
-    async with connect() as client:
-        response = await client.head(path)
-    assert (response.status_code, response.content) == (200, b"")

@@ -89,9 +89,3 @@ async def test_failed(connect: Connect, engine: FakeEngine, grey: Grey) -> None:
 async def test_health_needs_no_key(connect: Connect) -> None:
     async with connect(api_keys="secret") as client:
         assert {status for status, _ in (await states(client)).values()} == {200}
-
-
-@pytest.mark.parametrize("path", ["/health", "/health/ready", "/health/live"])
-async def test_head_is_supported(connect: Connect, path: str) -> None:
-    async with connect() as client:
-        assert (await client.head(path)).status_code == 200

@@ -56,13 +56,6 @@ async def test_a_file_that_the_browser_has_is_not_sent_again(connect: Connect, p
     assert (again.status_code, again.content) == (304, b"")
 
 
-async def test_head_is_supported(connect: Connect) -> None:
-    async with connect() as client:
-        page, response = await client.get("/"), await client.head("/")
-    assert (response.status_code, response.content) == (200, b"")
-    assert response.headers["content-length"] == page.headers["content-length"]
-
-
 async def test_a_post_names_the_path_that_classifies(connect: Connect, problem: CheckProblem) -> None:
     async with connect() as client:
         response = await client.post("/", files={"file": b"x"})
