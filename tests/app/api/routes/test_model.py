@@ -2,8 +2,7 @@
 
 import pytest
 
-from tests.app.api.asgi import context_of
-from tests.app.types import CheckProblem, Connect, MakeApp
+from tests.app.types import Connect
 
 pytestmark = pytest.mark.anyio
 
@@ -31,15 +30,3 @@ async def test_labels_are_in_the_order_of_their_class_id(connect: Connect) -> No
     async with connect() as client:
         labels = (await client.get("/model/labels")).json()["labels"]
     assert labels == [f"grey {level}" for level in range(256)]
-
-
-@pytest.mark.parametrize("path", ["/model", "/model/labels"])
-async def test_the_model_is_unavailable_before_the_start(
-    make_app: MakeApp, connect: Connect, problem: CheckProblem, path: str
-) -> None:
-    app = make_app()
-    async with connect(app) as client:
-        context = context_of(app)
-        service, context.service = context.service, None
-        problem(await client.get(path), 503, "unavailable")
-        context.service = service

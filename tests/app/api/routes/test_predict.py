@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from model.errors import EngineError
-from tests.app.api.asgi import PNG, Upload, context_of, service_of, start
+from tests.app.api.asgi import PNG, context_of, service_of
 from tests.app.fake_engine import FakeEngine
 from tests.app.types import CheckProblem, Connect, Grey, MakeApp, Until
 from tests.conftest import Encode, MakePhoto
@@ -34,22 +34,6 @@ async def test_classifies_a_multipart_upload(connect: Connect, grey: Grey) -> No
             {"label": "grey 10", "class_id": 10, "probability": pytest.approx(0.25)},
         ],
     }
-
-
-@pytest.mark.parametrize("content_type", ["image/png", "IMAGE/PNG; q=1", "image/jpeg", "application/octet-stream", ""])
-async def test_classifies_a_raw_body_by_its_content(connect: Connect, grey: Grey, content_type: str) -> None:
-    async with connect() as client:
-        response = await client.post("/predict", content=grey(9), headers={"content-type": content_type})
-    assert class_id(response) == 9
-
-
-async def test_a_trailing_slash_makes_no_difference(connect: Connect, grey: Grey) -> None:
-    async with connect() as client:
-        responses = [
-            await client.post(path, content=grey(9), headers=PNG) for path in ("/predict?top_k=3", "/predict/?top_k=3")
-        ]
-    assert [response.status_code for response in responses] == [200, 200]
-    assert responses[0].json() == responses[1].json()
 
 
 @pytest.mark.parametrize("path", ["/health/", "/model/", "/metrics/"])
@@ -178,12 +162,6 @@ async def test_rejects_other_content_types(connect: Connect, problem: CheckProbl
     assert "image/jpeg" in problem(response, 415, "unsupported-media-type")
 
 
-async def test_rejects_files_that_are_not_images(connect: Connect, problem: CheckProblem) -> None:
-    async with connect() as client:
-        response = await client.post("/predict", files={"file": ("photo.jpg", b"words", "image/jpeg")})
-    assert "AVIF" in problem(response, 415, "unsupported-media-type")
-
-
 @pytest.mark.parametrize("kind", FORMATS)
 async def test_rejects_truncated_images(
     connect: Connect, make_photo: MakePhoto, encode: Encode, problem: CheckProblem, kind: str
@@ -220,24 +198,6 @@ async def test_a_number_of_thousands_of_digits_is_a_wrong_parameter(
     assert len(detail) < 5000
 
 
-async def test_a_full_queue_says_when_to_retry(
-    make_app: MakeApp, connect: Connect, engine: FakeEngine, grey: Grey, problem: CheckProblem, until: Until
-) -> None:
-    app = make_app(max_queue_size=2, max_batch_size=2)
-    engine.gate.clear()
-    async with connect(app) as client:
-        running = start(app, Upload(grey(0)))
-        await engine.entered()
-        waiting = start(app, Upload(grey(1)))
-        await until(lambda: service_of(app).images_in_service == 2)
-        response = await client.post("/predict", content=b"not looked at", headers=PNG)
-        problem(response, 503, "overloaded")
-        assert int(response.headers["retry-after"]) >= 1
-        engine.gate.set()
-        assert [(await task).status_code for task in (running, waiting)] == [200, 200]
-        assert (await client.post("/predict", content=grey(1), headers=PNG)).status_code == 200
-
-
 async def test_a_failed_batch_is_unavailable_and_the_next_works(
     connect: Connect, engine: FakeEngine, grey: Grey, problem: CheckProblem
 ) -> None:
@@ -247,14 +207,6 @@ async def test_a_failed_batch_is_unavailable_and_the_next_works(
         problem(response, 503, "unavailable")
         assert int(response.headers["retry-after"]) >= 1
         assert (await client.post("/predict", content=grey(1), headers=PNG)).status_code == 200
-
-
-async def test_a_request_that_takes_too_long_exceeds_the_deadline(
-    connect: Connect, engine: FakeEngine, grey: Grey, problem: CheckProblem
-) -> None:
-    engine.gate.clear()
-    async with connect(request_timeout_s=0.2) as client:
-        problem(await client.post("/predict", content=grey(1), headers=PNG), 504, "deadline-exceeded")
 
 
 async def test_is_unavailable_before_the_start_and_while_draining(
