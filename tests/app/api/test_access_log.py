@@ -16,10 +16,6 @@ def test_text_has_the_duration_in_milliseconds_and_the_request_id() -> None:
     assert str(PREDICT) == "POST /predict 200 12.3 ms id=abc"
 
 
-def test_text_has_the_problem_of_a_request_that_failed() -> None:
-    assert str(PREDICT._replace(status=503, problem="overloaded")).endswith(" id=abc problem=overloaded")
-
-
 def test_fields_have_units() -> None:
     assert PREDICT.fields() == {
         "method": "POST",

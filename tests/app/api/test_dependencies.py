@@ -56,9 +56,7 @@ async def test_accepts_every_valid_key(connect: Connect, grey: Grey, headers: di
     assert response.status_code == 200
 
 
-async def test_accepts_the_keys_of_a_file_that_changes(
-    connect: Connect, grey: Grey, problem: CheckProblem, tmp_path: Path
-) -> None:
+async def test_accepts_the_keys_of_a_file_that_changes(connect: Connect, grey: Grey, tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# the first\none\n", encoding="utf-8")
     async with connect(api_keys_file=path, api_keys="two") as client:
@@ -76,11 +74,6 @@ async def test_an_empty_file_of_keys_is_an_error_before_anything_is_served(make_
     path.write_text("# none\n", encoding="utf-8")
     with pytest.raises(NoKeys):
         make_app(api_keys_file=path)
-
-
-async def test_without_keys_no_request_needs_one(connect: Connect, grey: Grey) -> None:
-    async with connect() as client:
-        assert (await client.post("/predict", content=grey(1), headers=PNG)).status_code == 200
 
 
 async def test_rejects_a_request_without_a_key_before_its_body_is_read(
@@ -103,9 +96,9 @@ async def test_a_request_without_a_key_learns_nothing_of_state_or_parameters(
         context.service = service
 
 
-async def test_metrics_the_page_and_the_documentation_need_no_key(connect: Connect) -> None:
+async def test_health_metrics_the_page_and_the_documentation_need_no_key(connect: Connect) -> None:
     async with connect(api_keys="one") as client:
-        for path in ("/metrics", "/", "/docs", "/openapi.json"):
+        for path in ("/health", "/health/ready", "/health/live", "/metrics", "/", "/docs", "/openapi.json"):
             assert (await client.get(path)).status_code == 200
 
 

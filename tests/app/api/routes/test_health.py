@@ -84,8 +84,3 @@ async def test_failed(connect: Connect, engine: FakeEngine, grey: Grey) -> None:
             "/health/ready": (503, {"status": "failed"} | ENGINE),
             "/health/live": (503, {"status": "failed"}),
         }
-
-
-async def test_health_needs_no_key(connect: Connect) -> None:
-    async with connect(api_keys="secret") as client:
-        assert {status for status, _ in (await states(client)).values()} == {200}
