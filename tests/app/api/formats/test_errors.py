@@ -10,7 +10,7 @@ import pytest
 
 from tests.app.api.asgi import service_of
 from tests.app.fake_engine import FakeEngine
-from tests.app.types import CheckProblem, Connect, Grey, MakeApp, Until
+from tests.app.types import CheckProblem, Connect, Grey, MakeApp
 
 pytestmark = pytest.mark.anyio
 
@@ -70,9 +70,7 @@ async def test_before_the_start(connect: Connect, make_app: MakeApp, grey: Grey,
 
 
 @pytest.mark.parametrize("path", ROUTES)
-async def test_on_overload(
-    connect: Connect, make_app: MakeApp, engine: FakeEngine, grey: Grey, until: Until, path: str
-) -> None:
+async def test_on_overload(connect: Connect, make_app: MakeApp, engine: FakeEngine, grey: Grey, path: str) -> None:
     app = make_app(protocols=PROTOCOLS, max_queue_size=1, max_batch_size=1)
     engine.gate.clear()
     async with connect(app) as client, asyncio.TaskGroup() as group:

@@ -4,9 +4,12 @@ import base64
 import json
 from collections.abc import Callable
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.app.types import Connect, Grey
+from tests.conftest import Encode
 
 pytestmark = pytest.mark.anyio
 
@@ -175,9 +178,10 @@ async def test_predictions_need_a_key_but_health_checks_do_not(connect: Connect,
         assert "fake" not in (await client.get("/v1/models/other")).text
 
 
-async def test_a_large_image_is_decoded_from_base64(connect: Connect, encode_noise: bytes) -> None:
-    body = {"instances": [{"b64": b64(encode_noise)}]}
+async def test_a_large_image_is_decoded_from_base64(connect: Connect, encode: Encode) -> None:
+    noise = encode(Image.fromarray(np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)))
+    body = {"instances": [{"b64": b64(noise)}]}
     async with connect(protocols={"kserve"}) as client:
         response = await client.post("/v1/models/fake:predict", json=body)
-    assert len(encode_noise) > 2**20
+    assert len(noise) > 2**20
     assert response.status_code == 200

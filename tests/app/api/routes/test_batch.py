@@ -6,7 +6,7 @@ import pytest
 
 from tests.app.api.asgi import service_of
 from tests.app.fake_engine import FakeEngine
-from tests.app.types import CheckProblem, Connect, Grey, MakeApp, Until
+from tests.app.types import CheckProblem, Connect, Grey, MakeApp
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +47,7 @@ async def test_none_or_too_many_images_are_a_problem(
 
 
 async def test_images_are_admitted_together_or_not_at_all(
-    connect: Connect, engine: FakeEngine, grey: Grey, make_app: MakeApp, problem: CheckProblem, until: Until
+    connect: Connect, engine: FakeEngine, grey: Grey, make_app: MakeApp, problem: CheckProblem
 ) -> None:
     app = make_app(max_queue_size=4, max_batch_size=1)
     async with connect(app) as client:
