@@ -11,12 +11,11 @@ from app.main import build_engine, create_app
 from app.settings import Settings
 from model import LoadedModel
 from model.errors import CheckpointError, EngineError, ModelError
+from tests.app.api.asgi import PNG
 from tests.app.types import Connect
 from tests.conftest import Encode, MakePhoto
 
 pytestmark = pytest.mark.anyio
-
-PNG = {"content-type": "image/png"}
 
 
 @pytest.fixture

@@ -8,19 +8,19 @@ from tests.app.cli.conftest import Predict
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+@pytest.mark.parametrize("names", [("a.jpg", "b.jpg", "c.jpg"), ("a\n1.jpg", "b\u2028.jpg", "c\r\n.jpg")], ids=repr)
 def test_output_resumes_after_an_incomplete_last_result(
-    predict: Predict, photos: list[str], tmp_path: Path, suffix: str
+    predict: Predict, photos: list[str], tmp_path: Path, suffix: str, names: tuple[str, ...]
 ) -> None:
+    named = [str(Path(photo).rename(tmp_path / name)) for photo, name in zip(photos, names, strict=True)]
     output = tmp_path / f"results{suffix}"
     arguments = ["--output", str(output), "--top-k", "2"]
-    assert predict(*photos, *arguments)[:2] == (0, "")
-    complete = output.read_text()
-    for cut in (1, 25, 120):
-        output.write_text(complete[:-cut])
-        assert predict(*photos, *arguments)[0] == 0
-        assert output.read_text() == complete
-    assert predict(*photos, *arguments)[0] == 0
-    assert output.read_text() == complete
+    assert predict(*named, *arguments)[:2] == (0, "")
+    complete = output.read_bytes()
+    for length in (len(complete) - cut for cut in (1, 25, 40, 70, 120, 0)):
+        output.write_bytes(complete[:length])
+        assert predict(*named, *arguments)[0] == 0
+        assert output.read_bytes() == complete
 
 
 @pytest.mark.parametrize(
@@ -35,24 +35,6 @@ def test_a_file_of_something_else_is_not_appended_to(
     assert code == 2
     assert name in err
     assert output.read_text() == content
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
-def test_output_resumes_with_line_breaks_in_file_names(
-    predict: Predict, photos: list[str], tmp_path: Path, suffix: str
-) -> None:
-    named = [
-        str(Path(photo).rename(tmp_path / name))
-        for photo, name in zip(photos, ("a\n1.jpg", "b\u2028.jpg", "c\r\n.jpg"), strict=True)
-    ]
-    output = tmp_path / f"results{suffix}"
-    arguments = ["--output", str(output), "--top-k", "2"]
-    assert predict(*named, *arguments)[:2] == (0, "")
-    complete = output.read_bytes()
-    for cut in (1, 40, 70):
-        output.write_bytes(complete[:-cut])
-        assert predict(*named, *arguments)[0] == 0
-        assert output.read_bytes() == complete
 
 
 def test_a_complete_file_stays_as_it_is_with_fewer_classes_than_top_k(
