@@ -1,6 +1,5 @@
 """PNG, BMP and JPEG images of every depth and layout have the pixels that their specifications define."""
 
-import io
 import struct
 import zlib
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
 
 from model.images.decode import EncodedImage
 from tests.conftest import Encode, MakePhoto
+from tests.model.images.files import chunk
 
 Levels = npt.NDArray[np.int64]
 Colors = npt.NDArray[Any]  # Any: of integers or floating-point numbers
@@ -42,16 +41,11 @@ def packed_row(row: Levels, bits: int) -> bytes:
     return np.packbits(planes.reshape(-1).astype(np.uint8)).tobytes()
 
 
-def png(levels: Levels, bits: int, color_type: int, *chunks: tuple[bytes, bytes]) -> bytes:
+def png(levels: Levels, bits: int, color_type: int, *chunks: bytes) -> bytes:
     rows = b"".join(b"\0" + packed_row(row, bits) for row in levels)
     header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, color_type, 0, 0, 0)
-    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    encoded = (struct.pack(">I", len(content)) + kind + content + checksum(kind, content) for kind, content in parts)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(encoded)
-
-
-def checksum(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", zlib.crc32(kind + content))
+    parts = [chunk(b"IHDR", header), *chunks, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def assert_decodes_to(data: bytes, expected: Colors, tolerance: float = 1.5) -> None:
@@ -68,7 +62,7 @@ def test_gray_png_with_and_without_a_transparent_level(bits: int, transparent: b
     level = int(levels[5, 7])
     if transparent:
         expected = over_white(expected, (levels != level).astype(float))
-    chunks = [(b"tRNS", struct.pack(">H", level))] if transparent else []
+    chunks = [chunk(b"tRNS", struct.pack(">H", level))] if transparent else []
     assert_decodes_to(png(levels[..., None], bits, GRAY, *chunks), expected)
 
 
@@ -81,7 +75,7 @@ def test_rgb_png_with_and_without_a_transparent_color(bits: int, transparent: bo
     visible = (levels != color).any(axis=2)
     assert not visible.all()
     expected = over_white(levels * 255 / white, visible | (not transparent))
-    chunks = [(b"tRNS", struct.pack(">3H", *color))] if transparent else []
+    chunks = [chunk(b"tRNS", struct.pack(">3H", *color))] if transparent else []
     assert_decodes_to(png(levels, bits, RGB, *chunks), expected)
 
 
@@ -100,10 +94,10 @@ def test_palette_png_with_and_without_alpha(bits: int, alpha: list[int] | None) 
     count = 1 << bits
     indices = wave(0, bits)
     values = np.full(count, 255)
-    chunks = [(b"PLTE", PALETTE_COLORS[:count].astype(np.uint8).tobytes())]
+    chunks = [chunk(b"PLTE", PALETTE_COLORS[:count].astype(np.uint8).tobytes())]
     if alpha is not None:
         values[: len(alpha)] = alpha[:count]
-        chunks.append((b"tRNS", bytes(alpha[:count])))
+        chunks.append(chunk(b"tRNS", bytes(alpha[:count])))
     expected = over_white(PALETTE_COLORS[indices], values[indices] / 255)
     assert_decodes_to(png(indices[..., None], bits, PALETTE, *chunks), expected)
 
@@ -184,11 +178,8 @@ def test_jpeg_of_inverted_cmyk_with_adobe_marker(make_photo: MakePhoto, encode: 
     assert np.abs(EncodedImage(data, 1_000_000).decode() - expected).mean() < 3
 
 
-def test_the_depth_of_a_png_file_does_not_change_its_colors(make_photo: MakePhoto) -> None:
+def test_the_depth_of_a_png_file_does_not_change_its_colors(make_photo: MakePhoto, encode: Encode) -> None:
     """Pixels of 16 bits whose high byte is the pixel of 8 bits."""
-    levels = np.asarray(make_photo(WIDTH, HEIGHT)).astype(np.int64)
-    file = io.BytesIO()
-    Image.fromarray(levels.astype(np.uint8)).save(file, "PNG")
-    assert np.array_equal(
-        EncodedImage(png(levels * 257, 16, RGB), 1_000_000).decode(), EncodedImage(file.getvalue(), 1_000_000).decode()
-    )
+    photo = make_photo(WIDTH, HEIGHT)
+    deep = png(np.asarray(photo).astype(np.int64) * 257, 16, RGB)
+    assert np.array_equal(EncodedImage(deep, 1_000_000).decode(), EncodedImage(encode(photo), 1_000_000).decode())

@@ -34,6 +34,8 @@ EXIF = {
     "a wrong byte order": b"XX*\0\x08\0\0\0" + NOISE,
     "a directory behind the end": b"II*\0\xff\xff\xff\xff",
     "more entries than bytes": b"II*\0\x08\0\0\0\xff\xff" + NOISE[:100],
+    "entries behind the end in big-endian": b"MM\0*\0\0\0\x08\xff\xff",
+    "words": b"words",
 }
 XMP = {"noise": NOISE, "unclosed": b"<x:xmpmeta><rdf:RDF tiff:Orientation=", "huge": b"<a/>" * 15_000, "empty": b""}
 
@@ -78,6 +80,12 @@ def test_jpeg(photo: Image.Image, encode: Encode, mode: str, name: str) -> None:
     assert np.array_equal(decode(plain[:start] + jpeg_segments()[name] + plain[start:]), decode(plain))
 
 
+ANCILLARY = (
+    *("tEXt", "zTXt", "iTXt", "iCCP", "eXIf", "gAMA", "cHRM"),
+    *("sRGB", "pHYs", "tIME", "bKGD", "acTL", "fcTL", "abCd"),
+)
+
+
 def png_chunks() -> dict[str, bytes]:
     large = zlib.compress(bytes(2 * MB))
     found = {f"EXIF: {name}": chunk(b"eXIf", exif) for name, exif in EXIF.items()}
@@ -99,24 +107,6 @@ def png_chunks() -> dict[str, bytes]:
     found["transparency with a wrong checksum"] = chunk(b"tRNS", bytes(6), valid=False)
     found["a palette that is not needed"] = chunk(b"PLTE", bytes(768))
     return found
-
-
-ANCILLARY = (
-    "tEXt",
-    "zTXt",
-    "iTXt",
-    "iCCP",
-    "eXIf",
-    "gAMA",
-    "cHRM",
-    "sRGB",
-    "pHYs",
-    "tIME",
-    "bKGD",
-    "acTL",
-    "fcTL",
-    "abCd",
-)
 
 
 @pytest.mark.parametrize("place", ["before", "after"])

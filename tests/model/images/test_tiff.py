@@ -122,9 +122,9 @@ def test_gray_of_every_depth_is_scaled_to_eight_bits(bits: int) -> None:
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_gray_in_which_white_is_zero_is_inverted(dtype: str) -> None:
-    array = waves(1, dtype)[..., 0]
-    data = tiff(array, photometric="miniswhite", byteorder="<")
-    assert_same(data, 255 - np.repeat(array[..., None] * 255.0 / np.iinfo(dtype).max, 3, axis=2))
+    array, white = waves(1, dtype), np.iinfo(dtype).max
+    data = tiff(array[..., 0], photometric="miniswhite", byteorder="<")
+    assert np.array_equal(decode(data), np.repeat((white - array) // (white // 255), 3, axis=2))
 
 
 @pytest.mark.parametrize("kind", ["assocalpha", "unassalpha"])
@@ -160,16 +160,9 @@ def test_lab_is_converted_to_rgb() -> None:
 def test_rejects_values_of_unknown_range(photometric: str, dtype: str) -> None:
     array = waves(3, "uint8")
     data = tiff((array if photometric == "rgb" else array[..., 0]).astype(dtype), photometric=photometric)
-    with pytest.raises(InvalidImage, match="accepted are grayscale"):
+    with pytest.raises(InvalidImage, match="accepted are grayscale") as caught:
         decode(data)
-
-
-@pytest.mark.parametrize("photometric", ["minisblack", "rgb"])
-def test_floating_point_values_are_named_in_the_message(photometric: str) -> None:
-    array = waves(3, "uint8")
-    data = tiff((array if photometric == "rgb" else array[..., 0]).astype(np.float32), photometric=photometric)
-    with pytest.raises(InvalidImage, match="floating-point"):
-        decode(data)
+    assert ("floating-point" in str(caught.value)) == dtype.startswith("float")
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])

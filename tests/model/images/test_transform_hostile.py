@@ -15,6 +15,7 @@ from model.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedFor
 from model.images.decode import FORMATS
 from model.images.transform import Transform, preprocess
 from tests.conftest import Encode, MakePhoto
+from tests.model.images.files import chunk
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns about data that it skips
 
@@ -120,12 +121,8 @@ def test_a_file_with_a_missing_part_returns_pixels_or_a_model_error(
 
 def png(width: int, height: int, rows: bytes = b"") -> bytes:
     """Returns a grey PNG image with this size in its header and ``rows`` as its data."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND")
 
 
 def headers_of_size(width: int, height: int) -> dict[str, bytes]:
@@ -177,7 +174,6 @@ def test_rejects_images_without_pixels() -> None:
 
 
 def test_a_text_chunk_that_inflates_to_100_mb_is_not_decompressed_completely() -> None:
-    text = b"key\0\0" + zlib.compress(bytes(100_000_000))
-    body = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
+    text = chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(100_000_000)))
     data = png(8, 8, rows=(b"\0" + bytes(8)) * 8)
-    assert outcome(data[:33] + body + data[33:]) in {InvalidImage, None}
+    assert outcome(data[:33] + text + data[33:]) in {InvalidImage, None}
