@@ -126,33 +126,24 @@ class TestLabels:
 
 
 class TestMismatch:
-    def test_missing_key(self, tensors: Tensors, load: Load) -> None:
-        del tensors["stages.1.blocks.0.norm.bias"]
-        with pytest.raises(CheckpointMismatch, match=r"missing key: stages\.1\.blocks\.0\.norm\.bias \(16,\)$"):
-            load(tensors)
-
-    def test_unexpected_key(self, tensors: Tensors, load: Load) -> None:
-        with pytest.raises(CheckpointMismatch, match=r"unexpected key: head\.extra \(2, 2\)$"):
-            load(tensors | {"head.extra": torch.zeros(2, 2)})
-
-    def test_size_mismatch(self, tensors: Tensors, load: Load) -> None:
-        tensors["head.fc.bias"] = torch.zeros(4)
-        with pytest.raises(CheckpointMismatch, match=r"size mismatch: head\.fc\.bias expected \(3,\), found \(4,\)$"):
-            load(tensors)
-
-    def test_many_keys_are_counted(self, tensors: Tensors, load: Load) -> None:
-        unexpected = {f"projection.{number}": torch.zeros(1) for number in range(9)}
-        with pytest.raises(CheckpointMismatch, match=r"unexpected key: projection\.0 .* and 5 more"):
-            load(tensors | unexpected)
-
-    def test_missing_classification_head(self, tensors: Tensors, load: Load) -> None:
-        del tensors["head.fc.weight"], tensors["head.fc.bias"]
-        with pytest.raises(CheckpointMismatch, match=r"missing key head\.fc\.weight.*classification head"):
-            load(tensors)
-
-    def test_huge_block_number(self, tensors: Tensors, load: Load) -> None:
-        with pytest.raises(CheckpointMismatch, match="1000000000"):
-            load(tensors | {"stages.0.blocks.999999999.norm.bias": torch.zeros(8)})
+    @pytest.mark.parametrize(
+        ("removed", "added", "message"),
+        [
+            (["stages.1.blocks.0.norm.bias"], {}, r"missing key: stages\.1\.blocks\.0\.norm\.bias \(16,\)$"),
+            (["head.fc.weight", "head.fc.bias"], {}, r"missing key head\.fc\.weight.*classification head"),
+            ([], {"head.extra": (2, 2)}, r"unexpected key: head\.extra \(2, 2\)$"),
+            ([], {"head.fc.bias": (4,)}, r"size mismatch: head\.fc\.bias expected \(3,\), found \(4,\)$"),
+            ([], {f"projection.{number}": (1,) for number in range(9)}, r"unexpected key: projection\.0 .* and 5 more"),
+            ([], {"stages.0.blocks.999999999.norm.bias": (8,)}, "1000000000"),
+        ],
+        ids=["missing", "no head", "unexpected", "size", "many", "huge block number"],
+    )
+    def test_keys_and_sizes_are_named(
+        self, tensors: Tensors, load: Load, removed: list[str], added: dict[str, tuple[int, ...]], message: str
+    ) -> None:
+        changed = tensors | {name: torch.zeros(shape) for name, shape in added.items()}
+        with pytest.raises(CheckpointMismatch, match=message):
+            load({name: tensor for name, tensor in changed.items() if name not in removed})
 
     def test_head_of_a_different_size_than_in_the_header(self, path: Path, tensors: Tensors) -> None:
         wider = ConvNeXtConfig((1, 1), (8, 16), num_classes=4)

@@ -1,6 +1,5 @@
 import os
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from safetensors.torch import save_file
 
 from model.checkpoints.state_dict_file import read_state_dict
 from model.errors import CheckpointError
+from tests.model.checkpoints.test_unpickle import Call
 
 TENSORS = {"stem.0.weight": torch.arange(6.0).reshape(2, 3), "head.fc.bias": torch.ones(2, dtype=torch.float16)}
 
@@ -34,18 +34,12 @@ def test_reads_both_formats_of_torch_save_with_any_suffix(tmp_path: Path, zipped
     assert_complete(tmp_path / "a.safetensors")
 
 
-class Malicious:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (str(self.folder),)
-
-
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_rejects_a_pickle_with_code_without_running_it(tmp_path: Path, zipped: bool) -> None:
     folder = tmp_path / "created by the pickle"
-    torch.save({"model": TENSORS, "x": Malicious(folder)}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {"model": TENSORS, "x": Call(os.mkdir, str(folder))}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped
+    )
     with pytest.raises(CheckpointError, match=r"\w+\.mkdir.*state_dict"):
         read_state_dict(tmp_path / "a.pth")
     assert not folder.exists()
@@ -54,7 +48,7 @@ def test_rejects_a_pickle_with_code_without_running_it(tmp_path: Path, zipped: b
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_rejects_a_malicious_pickle_that_is_not_from_torch(tmp_path: Path) -> None:
     folder = tmp_path / "created by the pickle"
-    (tmp_path / "a.pth").write_bytes(pickle.dumps(Malicious(folder)))
+    (tmp_path / "a.pth").write_bytes(pickle.dumps(Call(os.mkdir, str(folder))))
     with pytest.raises(CheckpointError):
         read_state_dict(tmp_path / "a.pth")
     assert not folder.exists()

@@ -7,11 +7,20 @@ from typing import Any
 import pytest
 import torch
 
-from model import LoadedModel
+from model import LoadedModel, Transform
+from model.convnext import ConvNeXt, ConvNeXtConfig
 from model.inference.engine import InferenceEngine
+from model.inference.fold import fold
+from tests.model.conftest import randomize
 from tests.model.inference.fake_runtime import FakeRuntime
 
 EngineOn = Callable[..., InferenceEngine]
+
+
+def folded(**kind: Any) -> ConvNeXt:  # Any: fields of the configuration
+    """A small folded network for images of 32×32 pixels."""
+    network = randomize(ConvNeXt(ConvNeXtConfig((1, 2), (8, 16), num_classes=5, **kind)))
+    return fold(network, Transform(32, 32))
 
 
 @pytest.fixture

@@ -91,14 +91,15 @@ def test_concurrent_calls_get_their_own_results(tiny_model: LoadedModel, random_
     np.testing.assert_allclose(np.concatenate(parts), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("step", "sizes"), [(2, [1, 2, 4, 6]), (4, [1, 4, 6])])
-def test_only_a_few_sizes_are_used_if_each_is_compiled(
+@pytest.mark.parametrize(("step", "sizes"), [(1, [1, 2, 3, 4, 5, 6]), (2, [1, 2, 4, 6]), (4, [1, 4, 6])])
+def test_only_a_few_sizes_are_used_if_each_is_compiled_and_else_all(
     engine_on: EngineOn, random_images: Images, step: int, sizes: list[int]
 ) -> None:
     runtime = FakeRuntime(step)
     engine = engine_on(runtime, max_batch_size=6)
     engine.warm_up()
     assert sorted(set(runtime.sizes)) == sorted(engine.batch_seconds) == sizes
+    assert all(seconds > 0 for seconds in engine.batch_seconds.values())
     for count in range(1, 7):
         runtime.sizes.clear()
         images = random_images(count)
@@ -131,14 +132,6 @@ def test_features_belong_to_their_images_in_padded_split_and_halved_batches(
     logits, features = engine.predict_with_features(images)
     assert logits.argmax(1).tolist() == expected_classes(images)
     assert features.flatten().tolist() == [image[0, 0, 0] for image in images]
-
-
-def test_every_size_is_used_if_none_is_compiled(engine_on: EngineOn) -> None:
-    runtime = FakeRuntime()
-    engine = engine_on(runtime, max_batch_size=5)
-    engine.warm_up()
-    assert sorted(set(runtime.sizes)) == sorted(engine.batch_seconds) == [1, 2, 3, 4, 5]
-    assert all(seconds > 0 for seconds in engine.batch_seconds.values())
 
 
 def test_the_expected_rate_counts_all_workers(engine_on: EngineOn) -> None:

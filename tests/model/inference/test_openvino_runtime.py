@@ -8,13 +8,11 @@ import openvino as ov
 import pytest
 import torch
 
-from model import Transform
-from model.convnext import ConvNeXt, ConvNeXtConfig
+from model.convnext import ConvNeXt
 from model.errors import EngineError
 from model.images.transform import Pixels
-from model.inference.fold import fold
 from model.inference.openvino_runtime import OpenVinoRuntime, build_graph
-from tests.model.conftest import randomize
+from tests.model.inference.conftest import folded
 from tests.model.kinds import KINDS
 
 SIZE = 32
@@ -23,11 +21,6 @@ SIZE = 32
 @pytest.fixture
 def images() -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
-
-
-def folded(**kind: Any) -> ConvNeXt:  # Any: fields of the configuration
-    network = randomize(ConvNeXt(ConvNeXtConfig((1, 2), (8, 16), num_classes=5, **kind)))
-    return fold(network, Transform(SIZE, SIZE))
 
 
 def runtime_of(network: ConvNeXt, dtype: torch.dtype = torch.float32) -> OpenVinoRuntime:

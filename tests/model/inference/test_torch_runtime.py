@@ -7,20 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from model import Transform
-from model.convnext import ConvNeXt, ConvNeXtConfig
+from model.convnext import ConvNeXt
 from model.inference.compilation import compiled_for_each_size
-from model.inference.fold import fold
 from model.inference.precise_head import PreciseHead
 from model.inference.torch_runtime import TorchRuntime
-from tests.model.conftest import randomize
+from tests.model.inference.conftest import folded
 
 CPU = torch.device("cpu")
-
-
-def folded() -> ConvNeXt:
-    network = randomize(ConvNeXt(ConvNeXtConfig((1, 2), (8, 16), num_classes=5)))
-    return fold(network, Transform(32, 32))
 
 
 def runtime_of(network: ConvNeXt, dtype: torch.dtype = torch.float32, *, compiled: bool = False) -> TorchRuntime:

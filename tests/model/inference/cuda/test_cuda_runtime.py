@@ -8,15 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import Transform
-from model.convnext import ConvNeXt, ConvNeXtConfig
 from model.errors import DeviceLost, EngineError
 from model.images.transform import Pixels
 from model.inference.cuda.depthwise import DepthwiseWeights, Launch, Tile
 from model.inference.cuda_runtime import CudaRuntime
-from model.inference.fold import fold
 from model.inference.warm_up import warm_up
-from tests.model.conftest import randomize
+from tests.model.inference.conftest import folded
 from tests.model.inference.cuda.fake_gpu import FakeGpu, FakeStream, launch_in_torch
 
 SIZES = [1, 2, 4]
@@ -25,10 +22,6 @@ SIZES = [1, 2, 4]
 @pytest.fixture
 def images() -> list[Pixels]:
     return list(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8))
-
-
-def folded() -> ConvNeXt:
-    return fold(randomize(ConvNeXt(ConvNeXtConfig((1, 2), (8, 16), num_classes=5))), Transform(32, 32))
 
 
 def ever_faster() -> FakeGpu:
