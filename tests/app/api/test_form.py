@@ -165,6 +165,7 @@ def test_what_follows_the_closing_boundary_is_ignored(epilogue: bytes) -> None:
         body(b"a header with spaces: x\r\n" + FILE + b"\r\n" + PHOTO),
         body(b"X: " + b"y" * 10_000 + b"\r\n" + FILE + b"\r\n" + PHOTO),
         body(b"X: y\r\n" * 8 + FILE + b"\r\n" + PHOTO),
+        body(FILE + b"\r\n" + PHOTO, FILE + b"\r\n" + PHOTO),
     ],
 )
 def test_rejects_malformed_bodies(malformed: bytes) -> None:
@@ -211,11 +212,6 @@ def test_a_part_without_a_file_name_is_a_file_if_it_is_an_image(disposition: byt
 def test_binary_data_without_a_file_name_is_left_to_the_decoder() -> None:
     for content in (b"\0\0\0\x18ftypqt  ", b"\x1f\x8b\x08", b"\xff\xd7", "写真".encode() + b"\xff"):
         assert parse([body(b'Content-Disposition: form-data; name="file"\r\n\r\n' + content)]).content == content
-
-
-def test_rejects_a_second_file() -> None:
-    with pytest.raises(InvalidRequest):
-        parse([body(FILE + b"\r\n" + PHOTO, FILE + b"\r\n" + PHOTO)])
 
 
 def test_keeps_as_many_files_as_it_is_told_to() -> None:
@@ -277,11 +273,17 @@ def test_file_names_are_utf8_unless_an_extended_one_has_another_charset(paramete
 
 
 @pytest.mark.parametrize(
-    "parameters", ["", ";", "; boundary", "; boundary=", '; boundary=""', f"; boundary={'x' * 257}", "; boundaries=x"]
+    "parameters",
+    [
+        *("", ";", "; boundary", "; boundary=", '; boundary=""', f"; boundary={'x' * 257}", "; boundaries=x"),
+        *(";" * 400, ';"' * 200, "; a=" * 100, "\\" * 400),
+    ],
 )
-def test_rejects_a_content_type_without_a_usable_boundary(parameters: str) -> None:
+def test_rejects_a_content_type_without_a_usable_boundary_quickly(parameters: str) -> None:
+    started_at = time.process_time()
     with pytest.raises(InvalidRequest):
         FormFiles("multipart/form-data" + parameters, "file", 1, is_image)
+    assert time.process_time() - started_at < 5
 
 
 @pytest.mark.parametrize("length", [1, 70, 71, 200])
@@ -289,11 +291,3 @@ def test_accepts_a_boundary_of_any_usual_length(length: int) -> None:
     boundary = "b" * length
     whole = body(FILE + b"\r\nphoto").replace(b"xyz", boundary.encode())
     assert parse([whole], f'multipart/form-data; boundary="{boundary}"').content == b"photo"
-
-
-@pytest.mark.parametrize("parameters", [";" * 400, ';"' * 200, "; a=" * 100, "\\" * 400])
-def test_rejects_unusual_parameters_quickly(parameters: str) -> None:
-    started_at = time.process_time()
-    with pytest.raises(InvalidRequest):
-        FormFiles("multipart/form-data" + parameters, "file", 1, is_image)
-    assert time.process_time() - started_at < 5
