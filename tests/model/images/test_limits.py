@@ -167,13 +167,11 @@ TILES = [(322, 4, 1, 32768), (323, 4, 1, 16384), (324, 4, 1, 8), (325, 4, 1, 100
 STRIPS = [(273, 4, 1, 8), (278, 4, 1, 16384), (279, 4, 1, 100)]
 
 
-def test_rejects_a_tiff_tile_over_the_pixel_limit() -> None:
-    rejected_quickly(directory(TINY_TIFF + TILES, bytes(200)), ImageTooLarge)
-
-
-def test_rejects_a_tiff_strip_over_the_pixel_limit() -> None:
-    wide = [(256, 4, 1, 32768), *TINY_TIFF[1:]]
-    rejected_quickly(directory(wide + STRIPS, bytes(200)), ImageTooLarge)
+@pytest.mark.parametrize(
+    "entries", [TINY_TIFF + TILES, [(256, 4, 1, 32768), *TINY_TIFF[1:], *STRIPS]], ids=["tile", "strip"]
+)
+def test_rejects_a_tiff_tile_or_strip_over_the_pixel_limit(entries: list[tuple[int, int, int, int]]) -> None:
+    rejected_quickly(directory(entries, bytes(200)), ImageTooLarge)
 
 
 @pytest.mark.parametrize(("samples", "error"), [(1, None), (4, ImageTooLarge)])

@@ -231,14 +231,15 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_scale(make_photo: MakePhoto, encod
     assert np.percentile(levels, 99) <= 12
 
 
-def test_a_jpeg_below_four_times_the_size_is_decoded_at_full_scale(make_photo: MakePhoto, encode: Encode) -> None:
-    data = encode(make_photo(800, 4 * 144 - 1), "JPEG")
-    assert np.array_equal(preprocess(data, MEDIUM), reference(decoded(data), MEDIUM))
-
-
-@pytest.mark.parametrize("side", [32, 64, 96, 127])
-def test_a_jpeg_for_a_small_input_is_decoded_at_full_scale(make_photo: MakePhoto, encode: Encode, side: int) -> None:
-    data, transform = encode(make_photo(1200, 900), "JPEG"), Transform(side + 8, side)
+@pytest.mark.parametrize(
+    ("size", "transform"),
+    [((800, 4 * 144 - 1), MEDIUM), *(((1200, 900), Transform(side + 8, side)) for side in (32, 64, 96, 127))],
+    ids=str,
+)
+def test_a_jpeg_below_four_times_the_size_or_for_a_small_input_is_decoded_at_full_scale(
+    make_photo: MakePhoto, encode: Encode, size: tuple[int, int], transform: Transform
+) -> None:
+    data = encode(make_photo(*size), "JPEG")
     assert np.array_equal(preprocess(data, transform), reference(decoded(data), transform))
 
 

@@ -188,26 +188,16 @@ LOST = [
 
 
 @pytest.mark.parametrize("error", LOST, ids=str)
+@pytest.mark.parametrize(("room", "sizes"), [(8, [8]), (4, [8, 4])], ids=["whole batch", "halves"])
 def test_an_error_of_the_device_means_that_it_is_lost(
-    engine_on: EngineOn, random_images: Images, error: Exception
+    engine_on: EngineOn, random_images: Images, error: Exception, room: int, sizes: list[int]
 ) -> None:
-    runtime = FakeRuntime()
-    engine = engine_on(runtime)
-    runtime.error = error
-    with pytest.raises(DeviceLost, match=str(error)):
-        engine.predict(random_images(1))
-
-
-@pytest.mark.parametrize("error", LOST, ids=str)
-def test_a_device_that_is_lost_while_halves_run_is_lost(
-    engine_on: EngineOn, random_images: Images, error: Exception
-) -> None:
-    runtime = FakeRuntime(room=4)
+    runtime = FakeRuntime(room=room)
     engine = engine_on(runtime, max_batch_size=8)
     runtime.error = error
     with pytest.raises(DeviceLost, match=str(error)):
         engine.predict(random_images(8))
-    assert runtime.sizes == [8, 4]
+    assert runtime.sizes == sizes
 
 
 def test_the_activations_of_a_batch_that_does_not_fit_are_freed_before_the_halves_run(
