@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 
 from tests.app.api.asgi import request_counts
-from tests.app.types import Connect, Grey, MakeApp
+from tests.app.types import CheckProblem, Connect, Grey, MakeApp
 
 pytestmark = pytest.mark.anyio
 
@@ -20,6 +20,18 @@ async def test_a_slash_at_the_end_of_a_path_does_not_matter(connect: Connect, gr
         ]
     assert response.status_code == 200
     assert response.json() == expected.json()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/health/", "/model/", "/metrics/", "/redoc", "/static/absent.js", "/static/", "/static/%2e%2e/schemas.py"),
+        *("/docs/nothing.js", "/docs/..%2Findex.html", "/docs/docs.html", "/docs/"),
+    ],
+)
+async def test_other_paths_are_neither_found_nor_redirected(connect: Connect, problem: CheckProblem, path: str) -> None:
+    async with connect() as client:
+        problem(await client.get(path), 404, "about:blank")
 
 
 async def test_unknown_paths_share_one_label(connect: Connect) -> None:

@@ -5,7 +5,7 @@ from urllib.parse import urljoin
 
 import pytest
 
-from tests.app.types import CheckProblem, Connect
+from tests.app.types import Connect
 
 pytestmark = pytest.mark.anyio
 
@@ -54,9 +54,3 @@ async def test_the_page_has_no_inline_script(connect: Connect) -> None:
         text = (await client.get("/docs")).text
     assert re.findall(r"<script[^>]*>([^<]*)</script>", text) == ["", ""]
     assert not re.search(r"\son\w+=", text)
-
-
-@pytest.mark.parametrize("path", ["/docs/nothing.js", "/docs/..%2Findex.html", "/docs/docs.html", "/docs/", "/redoc"])
-async def test_there_is_nothing_else(connect: Connect, problem: CheckProblem, path: str) -> None:
-    async with connect() as client:
-        problem(await client.get(path), 404, "about:blank")

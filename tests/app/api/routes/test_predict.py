@@ -36,12 +36,6 @@ async def test_classifies_a_multipart_upload(connect: Connect, grey: Grey) -> No
     }
 
 
-@pytest.mark.parametrize("path", ["/health/", "/model/", "/metrics/"])
-async def test_other_paths_are_not_redirected(connect: Connect, problem: CheckProblem, path: str) -> None:
-    async with connect() as client:
-        problem(await client.get(path), 404, "about:blank")
-
-
 @pytest.mark.parametrize("path", ["/predict", "/predict/"])
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
 async def test_another_method_names_the_right_one(
