@@ -1,10 +1,8 @@
 """Web pages of other origins, what they may cache, and path prefixes."""
 
 import httpx
-import pydantic
 import pytest
 
-from app.settings import Settings
 from tests.app.api.asgi import service_of
 from tests.app.types import CheckProblem, Connect, Grey, MakeApp
 
@@ -71,12 +69,6 @@ async def test_a_listed_origin_may_read_what_no_route_has_answered(
     problem(response, 503, "unavailable")
     assert response.headers["retry-after"]
     assert response.headers["access-control-allow-origin"] == ORIGIN
-
-
-@pytest.mark.parametrize("origins", ["https://shop.example/", "shop.example", "https://shop.example/path"])
-def test_an_origin_that_no_browser_sends_is_rejected(origins: str) -> None:
-    with pytest.raises(pydantic.ValidationError, match="cors_origins"):
-        Settings(cors_origins=origins)
 
 
 async def test_links_contain_the_path_prefix(make_app: MakeApp, problem: CheckProblem) -> None:

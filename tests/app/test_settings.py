@@ -93,12 +93,17 @@ def test_ignores_variables_without_the_prefix(monkeypatch: pytest.MonkeyPatch) -
         ("port", 65536),
         ("log_level", "loud"),
         ("unknown", 1),
+        *(("api_keys", text) for text in (",", " , ", ",,")),
+        *(("cors_origins", text) for text in ("https://shop.example/", "shop.example", "https://shop.example/path")),
+        *(("frame_ancestors", text) for text in ("none, self", "**", "https://", "https://ä.example")),
+        *(("frame_ancestors", f"https://a.example{more}") for more in ("; script-src *", "/path", "\r\nX:")),
+        ("frame_ancestors", "'unsafe-inline'"),
     ],
 )
 def test_rejects_a_value_out_of_range_by_name(name: str, value: Any) -> None:  # Any: values of different types
     with pytest.raises(pydantic.ValidationError) as caught:
         Settings(**{name: value})
-    assert [error["loc"] for error in caught.value.errors()] == [(name,)]
+    assert {error["loc"][0] for error in caught.value.errors()} == {name}
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -119,13 +124,6 @@ def test_api_keys_are_separated_by_commas_and_not_shown(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("text", ["", " "])
 def test_empty_api_keys_count_as_not_set(text: str) -> None:
     assert Settings.model_validate({"api_keys": text}).api_keys == frozenset()
-
-
-@pytest.mark.parametrize("text", [",", " , ", ",,"])
-def test_rejects_api_keys_that_consist_of_commas(text: str) -> None:
-    with pytest.raises(pydantic.ValidationError) as caught:
-        Settings.model_validate({"api_keys": text})
-    assert [error["loc"] for error in caught.value.errors()] == [("api_keys",)]
 
 
 @pytest.mark.parametrize(
