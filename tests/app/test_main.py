@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from app.api.context import AppContext
 from app.main import build_engine, create_app
 from app.settings import Settings
 from model import LoadedModel
 from model.errors import CheckpointError, EngineError, ModelError
-from tests.app.api.asgi import PNG
+from tests.app.api.asgi import PNG, context_of
 from tests.app.types import Connect
 from tests.conftest import Encode, MakePhoto
 
@@ -28,7 +27,7 @@ async def test_the_lifespan_loads_the_model_serves_it_and_stops_its_threads(
 ) -> None:
     before = set(threading.enumerate())
     app = create_app(settings)
-    context: AppContext = app.state.context
+    context = context_of(app)
     service_before = context.service
     async with connect(app) as client:
         result = (await client.post("/predict?top_k=5", content=encode(make_photo()), headers=PNG)).json()

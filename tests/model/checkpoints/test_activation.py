@@ -100,19 +100,12 @@ def test_rejects_regression_by_name(tmp_path: Path, wrapped: bool) -> None:
         load_model(tmp_path)
 
 
-@pytest.fixture(params=[1, 3])
-def bare_file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    path = tmp_path / f"{request.param}.safetensors"
-    save_file(randomize(ConvNeXt(ConvNeXtConfig((1,), (8,), num_classes=request.param))).state_dict(), path)
-    return path
-
-
-def test_infers_sigmoid_for_one_class(bare_file: Path) -> None:
-    assert load_model(bare_file).activation == ("sigmoid" if bare_file.stem == "1" else "softmax")
-
-
-def test_the_requested_function_takes_precedence(bare_file: Path) -> None:
-    assert load_model(bare_file, activation="sigmoid").activation == "sigmoid"
+@pytest.mark.parametrize(("num_classes", "inferred"), [(1, "sigmoid"), (3, "softmax")])
+def test_infers_sigmoid_for_one_class_unless_told(tmp_path: Path, num_classes: int, inferred: str) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file(ConvNeXt(ConvNeXtConfig((1,), (8,), num_classes=num_classes)).state_dict(), path)
+    assert load_model(path).activation == inferred
+    assert load_model(path, activation="sigmoid").activation == "sigmoid"
 
 
 def test_rejects_softmax_over_one_class(tmp_path: Path) -> None:
