@@ -179,33 +179,22 @@ async def test_a_batch_that_takes_too_long_is_a_failure_until_it_completes(squar
         assert batcher.failure is None
 
 
-async def test_an_expired_item_leaves_the_queue_and_never_runs(squares: Squares) -> None:
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_an_expired_or_cancelled_item_leaves_the_queue_and_never_runs(squares: Squares, cancelled: bool) -> None:
     squares.gate.clear()
     with running(squares) as batcher:
         tasks = submit(batcher, 0)
         await squares.batch_started()
-        [expiring] = submit(batcher, 1, timeout_s=0.01)
+        [leaving] = submit(batcher, 1, timeout_s=WAIT_S if cancelled else 0.01)
         tasks += submit(batcher, 2)
-        with pytest.raises(TimeoutError):
-            await expiring
+        await ticks()
+        if cancelled:
+            leaving.cancel()
+        with pytest.raises(asyncio.CancelledError if cancelled else TimeoutError):
+            await leaving
         assert batcher.queue_length == 1
         squares.gate.set()
         await asyncio.gather(*tasks)
-    assert squares.batches == [[0], [2]]
-
-
-async def test_a_cancelled_item_leaves_the_queue_and_never_runs(squares: Squares) -> None:
-    squares.gate.clear()
-    with running(squares) as batcher:
-        tasks = submit(batcher, 0)
-        await squares.batch_started()
-        cancelled, waiting = submit(batcher, 1, 2)
-        await ticks()
-        cancelled.cancel()
-        await asyncio.wait([cancelled])
-        assert batcher.queue_length == 1
-        squares.gate.set()
-        await asyncio.gather(*tasks, waiting)
     assert squares.batches == [[0], [2]]
 
 

@@ -29,11 +29,12 @@ class Upload(bytearray):
 
 
 class Decoder:
-    """A decoder that tests can hold."""
+    """A decoder that tests can hold, from its first image if it is ``held``."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, held: bool = False) -> None:
         self.gate = threading.Event()
-        self.gate.set()
+        if not held:
+            self.gate.set()
         self.running = 0
         self.most_running = 0
         self._lock = threading.Lock()
@@ -91,8 +92,7 @@ async def test_never_decodes_more_images_at_once_than_there_are_threads() -> Non
 
 
 async def test_a_cancelled_image_occupies_its_thread_until_the_decoder_returns(until: Until) -> None:
-    decoder = Decoder()
-    decoder.gate.clear()
+    decoder = Decoder(held=True)
     with pool_of(decoder, threads=1) as pool:
         cancelled = asyncio.create_task(pool.run(b""))
         await until(lambda: decoder.running == 1)
@@ -107,8 +107,7 @@ async def test_a_cancelled_image_occupies_its_thread_until_the_decoder_returns(u
 
 
 async def test_a_decoder_that_takes_too_long_is_an_invalid_image_and_counts_as_stuck(until: Until) -> None:
-    decoder = Decoder()
-    decoder.gate.clear()
+    decoder = Decoder(held=True)
     with pool_of(decoder, threads=2, timeout_s=0.01) as pool:
         with pytest.raises(InvalidImage):
             await pool.run(b"")
@@ -125,8 +124,7 @@ async def test_a_decoder_that_takes_too_long_is_an_invalid_image_and_counts_as_s
 
 async def test_the_time_limit_starts_when_the_decoder_does(until: Until) -> None:
     limit_s = 0.2
-    decoder = Decoder()
-    decoder.gate.clear()
+    decoder = Decoder(held=True)
     with pool_of(decoder, threads=1, timeout_s=limit_s) as pool:
         late = asyncio.create_task(pool.run(b""))
         waiting = asyncio.create_task(pool.run(b""))
@@ -141,8 +139,7 @@ async def test_the_time_limit_starts_when_the_decoder_does(until: Until) -> None
 
 
 async def test_close_rejects_the_images_that_wait_for_a_thread(until: Until) -> None:
-    decoder = Decoder()
-    decoder.gate.clear()
+    decoder = Decoder(held=True)
     with pool_of(decoder, threads=1) as pool:
         running = asyncio.create_task(pool.run(b""))
         await until(lambda: decoder.running == 1)
@@ -156,8 +153,7 @@ async def test_close_rejects_the_images_that_wait_for_a_thread(until: Until) -> 
 
 
 async def test_the_upload_of_a_cancelled_request_is_freed(until: Until) -> None:
-    decoder = Decoder()
-    decoder.gate.clear()
+    decoder = Decoder(held=True)
     with pool_of(decoder, threads=1) as pool:
         running = asyncio.create_task(pool.run(b""))
         await until(lambda: decoder.running == 1)

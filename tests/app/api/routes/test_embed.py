@@ -4,7 +4,6 @@ import base64
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import timm
@@ -38,7 +37,9 @@ async def test_an_unknown_encoding_is_a_problem(connect: Connect, grey: Grey, pr
     assert "base64" in problem(response, 422, "invalid-parameter")
 
 
-async def test_the_embedding_equals_that_of_timm(make_photo: MakePhoto, encode: Encode, tmp_path: Path) -> None:
+async def test_the_embedding_equals_that_of_timm(
+    connect: Connect, make_photo: MakePhoto, encode: Encode, tmp_path: Path
+) -> None:
     network: Any = timm.create_model("convnext_atto", num_classes=10).eval()  # Any: its methods are typed as tensors
     torch.save(network.state_dict(), tmp_path / "atto.pth")
     model = load_model(tmp_path / "atto.pth")
@@ -48,10 +49,6 @@ async def test_the_embedding_equals_that_of_timm(make_photo: MakePhoto, encode: 
     with torch.inference_mode():
         features = network.forward_head(network.forward_features((pixels - mean) / std), pre_logits=True)[0]
     app = create_app(Settings(), InferenceEngine(model, device="cpu", runtime="torch"))
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://service") as client,
-    ):
+    async with connect(app) as client:
         response = await client.post("/embed", files={"file": photo})
     assert response.json()["embedding"] == pytest.approx((features / features.norm()).tolist(), abs=1e-4)
