@@ -218,9 +218,14 @@ class InferenceEngine:
         self._runtime = self._build_runtime(dtype)
 
     def _try_bfloat16(self, images: Sequence[Pixels], decode_s: float) -> None:
-        """Changes from float32 to bfloat16 if that is worthwhile."""
-        fast = self._build_runtime(torch.bfloat16)
-        seconds = warm_up(fast, images, self._sizes(), decode_s)
+        """Changes from float32 to bfloat16 if that is possible and worthwhile."""
+        try:
+            fast = self._build_runtime(torch.bfloat16)
+            seconds = warm_up(fast, images, self._sizes(), decode_s)
+        except (EngineError, RuntimeError) as error:
+            self.precision_reason = f"bfloat16 does not run: {error}"
+            logger.warning("staying in float32: %s", self.precision_reason)
+            return
         images = images[: max(seconds)]
         speedup = _measure_speedup(fast, self._runtime, images)
         self.precision_reason = f"bfloat16 is {speedup:.2f} times as fast as float32"

@@ -29,6 +29,7 @@ health = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
 _BODY = {"requestBody": JSON_BODY}
+_MAX_DIGITS = 20  # of a number of bytes
 _HEADER = "Inference-Header-Content-Length"
 _OUTPUTS = {"label": "BYTES", "class_id": "INT64", "probability": "FP32", "score": "FP32", "logits": "FP32"}
 _DEFAULT_OUTPUTS = ("label", "class_id", "probability")
@@ -148,8 +149,8 @@ def _split(body: bytes, header_size: str | None) -> tuple[InferRequest, bytes]:
     """The JSON of a request, and the binary data after it. Raises ``InvalidRequest``."""
     size = len(body)
     if header_size is not None:
-        if not header_size.isdecimal() or int(header_size[:20]) > size:
-            raise InvalidRequest(f"{_HEADER} must be a size within the body, not {header_size[:20]!r}.")
+        if not header_size.isdecimal() or len(header_size) > _MAX_DIGITS or int(header_size) > size:
+            raise InvalidRequest(f"{_HEADER} must be a size within the body, not {header_size[:_MAX_DIGITS]!r}.")
         size = int(header_size)
     return parse(InferRequest, parse_json(body[:size])), body[size:]
 

@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from model import load_model
+from model.errors import EngineError
 from model.images.transform import Pixels
 from model.inference.bfloat16 import computes_bfloat16
 from model.inference.fold import fold
 from model.inference.mixed_runtime import MixedRuntime
 from model.inference.openvino_runtime import OpenVinoRuntime
 from model.inference.runtime import Runtime
+from model.inference.warm_up import NotFinite
 from tests.model.inference.conftest import EngineOn
 from tests.model.inference.fake_runtime import FakeRuntime
 
@@ -100,6 +102,20 @@ def test_auto_selects_bfloat16_on_a_cpu_if_it_is_faster(engine_on: EngineOn, flo
     assert "times as fast as float32" in engine.precision_reason
     engine.predict([image(10)])
     assert (fast if expected == "bfloat16" else exact).sizes[-1] == 1
+
+
+@pytest.mark.parametrize("error", [EngineError("no such type"), NotFinite("nan"), RuntimeError("no kernel")])
+@pytest.mark.usefixtures("cpu_with_bfloat16")
+def test_auto_stays_in_float32_if_bfloat16_does_not_run(engine_on: EngineOn, error: Exception) -> None:
+    exact, fast = FakeRuntime(), FakeRuntime()
+    fast.error = error
+    engine = engine_on(exact, fast, runtime="openvino", max_batch_size=2)
+    engine.warm_up()
+    assert engine.precision == "float32"
+    assert engine.precision_reason.startswith("bfloat16 does not run: ")
+    assert engine.precision_reason.endswith(str(error))
+    engine.predict([image(10)])
+    assert exact.sizes[-1] == 1
 
 
 @pytest.mark.usefixtures("cpu_with_bfloat16")

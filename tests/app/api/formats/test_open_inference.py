@@ -128,7 +128,14 @@ async def test_a_malformed_request_is_an_error_in_the_protocols_form(connect: Co
 
 @pytest.mark.parametrize(
     ("size", "binary"),
-    [("x", b""), ("999999", b""), (None, b"\x05\0\0\0ab"), (None, b"\xff\xff\xff\xff"), (None, b"\0\0\0\0" * 2)],
+    [
+        ("x", b""),
+        ("999999", b""),
+        ("0" * 4400 + "1", b""),
+        (None, b"\x05\0\0\0ab"),
+        (None, b"\xff\xff\xff\xff"),
+        (None, b"\0\0\0\0" * 2),
+    ],
 )
 async def test_binary_data_that_does_not_fit_is_an_error(connect: Connect, size: str | None, binary: bytes) -> None:
     tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(binary)}}
