@@ -30,7 +30,7 @@ test-lowest: .venv-lowest  ## Run the tests with the lowest versions of the depe
 
 .venv-lowest: pyproject.toml | $(VENV)/bin/uv
 	$(VENV)/bin/uv venv --quiet --clear --python $(VENV)/bin/python $@
-	$(VENV)/bin/uv pip install --quiet --python $@ --resolution lowest-direct --editable '.[heif,otel]' --group dev \
+	$(VENV)/bin/uv pip install --quiet --python $@ --resolution lowest-direct --editable '.[otel]' --group dev \
 		|| (rm -r $@; false)
 	touch $@
 
