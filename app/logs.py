@@ -15,7 +15,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS, LogData
 from pythonjsonlogger.json import JsonFormatter
 
 _QUEUE_SIZE = 10_000  # lines
-_COLLECT_S = 0.05  # so that the thread takes Python's lock from the event loop 20 times a second, not for each line
+_COLLECT_S = 0.05  # so that the thread takes the GIL from the event loop 20 times a second, not for each line
 _FLUSH_TIMEOUT_S = 2.0
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 

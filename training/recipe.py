@@ -77,8 +77,8 @@ RECIPES: dict[str, Recipe] = {
         warmup_steps=500,
     ),
     "distill": Recipe(
-        steps=3_600,
-        decay_steps=2_000,
+        steps=2_700,
+        decay_steps=1_800,
         stable=Phase((112, 128), (0.2, 0.6)),
         decay=Phase((144,), (0.25, 0.8)),
         peak_lr=8e-4,
