@@ -1,4 +1,4 @@
-"""Too little memory and a lost device, each in a process of its own; skipped without CUDA."""
+"""Too little memory, a lost device and a failed recording, each in a process of its own; skipped without CUDA."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ if not torch.cuda.is_available():
     pytest.skip("there is no CUDA device", allow_module_level=True)
 
 SET_UP = """
-import tempfile, torch
+import os, tempfile, torch
 from pathlib import Path
 from model import load_model
 from model.errors import DeviceLost
@@ -43,20 +43,43 @@ for _ in range(2):
     try:
         engine.predict(images)
     except DeviceLost:
-        print("lost")
+        print("lost", flush=True)
+os._exit(0)  # torch's destructors abort a process that has lost its device
+"""
+
+FAILED_RECORDING = """
+import torch
+from model.inference.cuda.gpu import CudaGpu
+gpu = CudaGpu(torch.device("cuda:0"))
+stream, x = gpu.stream(), torch.ones(4, device="cuda")
+gpu.synchronize()
+for _ in range(2):
+    try:
+        stream.capture(lambda: x + x.sum().item())  # waits, which a recording may not
+    except RuntimeError:
+        print("failed")
+    replay, result = stream.capture(lambda: 2 * x)
+    with stream.active():
+        replay()
+    stream.wait()
+    print(result.tolist() == [2] * 4)
 """
 
 
 def run(script: str) -> str:
-    command = [sys.executable, "-c", SET_UP + script]
+    command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
 def test_too_little_memory_lowers_the_batch_size() -> None:
-    assert run(LOW_MEMORY).startswith("served")
+    assert run(SET_UP + LOW_MEMORY).startswith("served")
 
 
 def test_a_failed_assertion_in_a_kernel_is_a_lost_device() -> None:
-    assert run(LOST).split() == ["lost", "lost"]
+    assert run(SET_UP + LOST).split() == ["lost", "lost"]
+
+
+def test_a_failed_recording_does_not_prevent_others() -> None:
+    assert run(FAILED_RECORDING).split() == ["failed", "True"] * 2

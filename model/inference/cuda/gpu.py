@@ -1,11 +1,15 @@
 """What the CUDA runtime needs of a GPU: streams, graphs, and memory that is pinned for copies."""
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+_recording = threading.Lock()  # torch can record one graph at a time
+_failed: list[torch.cuda.CUDAGraph] = []  # to whose addresses torch's allocators refer
 
 
 class GpuStream(Protocol):
@@ -83,13 +87,19 @@ class _CudaStream:
 
     def capture(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         graph = torch.cuda.CUDAGraph()
-        pool = None if self._graph is None else self._graph.pool()
-        # Other threads may use the GPU meanwhile, for example those of another engine.
-        with (
-            self.active(),
-            torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"),
-        ):
-            result = work()
+        previous, self._graph = self._graph, None  # with what fails, the pool is given up
+        pool = torch.cuda.graph_pool_handle() if previous is None else previous.pool()
+        try:
+            # Other threads may use the GPU meanwhile, for example those of another engine.
+            with (
+                _recording,
+                self.active(),
+                torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"),
+            ):
+                result = work()
+        except BaseException:
+            _end_allocation(graph, self._stream.device_index, pool)
+            raise
         self._graph = graph
         return graph.replay, result
 
@@ -103,3 +113,12 @@ class _CudaStream:
         self._ended.record(self._stream)
         self._ended.synchronize()
         return float(self._started.elapsed_time(self._ended)) / 1000
+
+
+def _end_allocation(graph: torch.cuda.CUDAGraph, device_index: int, pool: tuple[int, int]) -> None:
+    """Ends what torch does not if a recording cannot be ended; with it, no graph could be recorded any more."""
+    try:
+        torch._C._cuda_endAllocateToPool(device_index, pool)  # noqa: SLF001 - as in torch.cuda.use_mem_pool
+    except (RuntimeError, TypeError):
+        return  # it has ended
+    _failed.append(graph)
