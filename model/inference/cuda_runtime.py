@@ -76,9 +76,9 @@ class CudaRuntime:
     def tune(self, images: Sequence[Pixels], sizes: Sequence[int], decode_s: float) -> None:
         """Chooses the fastest paths that are right, and captures a graph for each size and slot if graphs are."""
         if self._proof is None:
-            self._proof = Proof(self._slots[0], images, (sizes[0], sizes[-1]), self._expected(images))
-            self._chosen = self._choose(self._proof, sizes)
-            self._exact = None
+            proof = Proof(self._slots[0], images, (sizes[0], sizes[-1]), self._expected(images))
+            self._chosen = self._choose(proof, sizes)
+            self._proof, self._exact = proof, None  # if memory is short before, it is all done again with less
         for slot in self._slots:
             slot.forget()
         if not self._capture(self._proof, sizes):

@@ -101,13 +101,18 @@ def test_a_kernel_that_deviates_at_one_size_only_is_not_used(images: list[Pixels
 @pytest.mark.parametrize(
     "error", [ImportError("no triton"), RuntimeError("ptxas failed"), torch.OutOfMemoryError("no room")], ids=str
 )
-def test_a_kernel_that_fails_is_not_used(images: list[Pixels], error: Exception) -> None:
+def test_a_kernel_that_fails_is_not_used(
+    images: list[Pixels], error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     def launch(x: Tensor, weights: DepthwiseWeights, out: Tensor, tile: Tile) -> None:
         raise error
 
     runtime = runtime_on(ever_faster(), launch=launch)
     runtime.tune(images, SIZES, 1.0)
     assert runtime.mode == "graphs+patches+gelu"
+    (reason,) = (text for text in caplog.messages if text.startswith("not using depthwise"))
+    assert "Traceback" in reason
+    assert str(error) in reason
     assert_right(runtime, images)
 
 
@@ -209,6 +214,21 @@ def test_memory_that_graphs_need_lowers_the_batch_size(images: list[Pixels]) -> 
     seconds = warm_up(runtime, images, SIZES, 1.0)
     assert list(seconds) == [1, 2]
     assert "graphs" in runtime.mode
+
+
+def test_paths_are_chosen_with_fewer_images_if_memory_is_short(images: list[Pixels]) -> None:
+    gpu = ever_faster()
+    runtime = runtime_on(gpu)
+    failures = iter([None] * 4 + [torch.OutOfMemoryError("no room")])  # recording the second path's predecessor again
+
+    def no_room(stream: FakeStream) -> None:
+        if (error := next(failures, None)) is not None:
+            raise error
+
+    gpu.on_capture = no_room
+    seconds = warm_up(runtime, images, SIZES, 1.0)
+    assert list(seconds) == [1, 2]
+    assert runtime.mode == "graphs+patches+depthwise+gelu+residual"
 
 
 def test_a_slot_is_free_again_after_an_error(images: list[Pixels]) -> None:
