@@ -1,6 +1,7 @@
 """DepthwiseNorm: launches the kernel of ``kernels.py``, with tiles that are chosen by measurement."""
 
 import logging
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -91,7 +92,7 @@ class DepthwiseNorm:
                 times[tile] = tile_seconds(stream, x, weights, out, tile, self._launch)
             except Exception as error:  # noqa: BLE001 - Triton raises errors of many kinds
                 failure = error
-                logger.warning("%s cannot be used for %s: %s", tile, tuple(x.shape), error)
+                logger.warning("%s cannot be used for %s:\n%s", tile, tuple(x.shape), traceback.format_exc())
         if failure is not None and not times:
             raise failure
         self.tiles[tuple(x.shape)] = min(times, key=times.__getitem__)

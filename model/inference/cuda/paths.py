@@ -3,6 +3,7 @@
 import logging
 import math
 import statistics
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -72,23 +73,25 @@ class Proof:
         try:
             candidate = build()
             error = self._error(candidate)
-            ratio = statistics.geometric_mean(
-                old / new for old, new in zip(before, self._seconds(candidate), strict=True)
-            )
-        except Exception as failure:  # noqa: BLE001 - whatever it is, the service must not depend on it
-            reason = f"it fails: {failure!r}"
+            after = self._seconds(candidate)
+        except Exception:  # noqa: BLE001 - whatever it is, the service must not depend on it
+            reason = f"it fails:\n{traceback.format_exc()}"
         if reason:  # the exception, which keeps its tensors alive, is gone
+            logger.warning("not using %s: %s", name, reason)
             self._slot.forget()
             self._error(current)
-        elif error > self._limit:
-            reason = f"its relative error is {error:.1e}"
-        elif ratio <= 1:
-            reason = f"it is {1 / ratio:.2f} times as slow"
-        if reason:
-            logger.warning("not using %s: %s", name, reason)
             return current
-        logger.info("using %s: %.2f times as fast, relative error %.1e", name, ratio, error)
+        ratio = statistics.geometric_mean(old / new for old, new in zip(before, after, strict=True))
+        measured = f"{ratio:.2f} times as fast ({self._times(before, after)}), relative error {error:.1e}"
+        if error > self._limit or ratio <= 1:
+            logger.warning("not using %s: %s", name, measured)
+            return current
+        logger.info("using %s: %s", name, measured)
         return candidate
+
+    def _times(self, before: Sequence[float], after: Sequence[float]) -> str:
+        rows = zip(self._sizes, before, after, strict=True)
+        return ", ".join(f"batch {size}: {1000 * old:.3f} → {1000 * new:.3f} ms" for size, old, new in rows)
 
     def is_right(self, slot: Slot, size: int, candidate: Candidate) -> bool:
         """Whether a batch of ``size`` on ``slot``, by its graph if there is one, has the expected result."""
