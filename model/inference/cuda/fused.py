@@ -100,8 +100,9 @@ class _PatchStem:
         side = self._side
         patches = pixels.view(count, height // side, side, width // side, side * channels).transpose(2, 3)
         rows = torch.empty(patches.shape, dtype=self._dtype, device=pixels.device).copy_(patches)
-        x = F.linear(rows.flatten(3), self._weight, self._bias)  # (N, H / side, W / side, C)
-        return F.layer_norm(x, x.shape[3:], self._norm.weight, self._norm.bias, self._norm.eps)
+        x = F.linear(rows.view(-1, self._weight.shape[1]), self._weight, self._bias)  # (N · patches, C)
+        x = F.layer_norm(x, x.shape[1:], self._norm.weight, self._norm.bias, self._norm.eps)
+        return x.view(*patches.shape[:3], x.shape[1])  # (N, H / side, W / side, C)
 
 
 class _FusedStage:
