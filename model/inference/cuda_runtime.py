@@ -15,6 +15,7 @@ from model.inference.compilation import compiled_for_each_size
 from model.inference.cuda.depthwise import DepthwiseNorm, Launch
 from model.inference.cuda.fused import FusedConvNeXt, available_paths
 from model.inference.cuda.gpu import Gpu
+from model.inference.cuda.norm import NormLaunch, launch_norm
 from model.inference.cuda.paths import Candidate, Proof, reference_outputs
 from model.inference.cuda.slot import Slot
 from model.inference.precise_head import PreciseHead
@@ -44,11 +45,13 @@ class CudaRuntime:
         *,
         compiled: bool,
         launch: Launch | None = None,
+        norm: NormLaunch = launch_norm,
     ) -> None:
         self._exact: ConvNeXt | None = copy.deepcopy(network)
         self._gpu = gpu
         self._dtype = dtype
         self._depthwise = DepthwiseNorm(launch)
+        self._norm = norm
         self._network = PreciseHead(network, gpu.device, dtype)
         self._paths = [] if compiled else available_paths(network, input_size)
         self._eager = Candidate(self._network)
@@ -112,9 +115,8 @@ class CudaRuntime:
 
     def _fuse(self, candidate: Candidate, sizes: Sequence[int]) -> Candidate:
         """``candidate`` with the forward pass that its paths name."""
-        forward = FusedConvNeXt(
-            self._network.network, self._exact_network(), self._dtype, frozenset(candidate.paths), self._depthwise
-        )
+        network, paths = self._network.network, frozenset(candidate.paths)
+        forward = FusedConvNeXt(network, self._exact_network(), self._dtype, paths, self._depthwise, self._norm)
         self._gpu.synchronize()
         if "depthwise" in candidate.paths:
             self._choose_tiles(forward, sizes)

@@ -1,6 +1,7 @@
 """FusedConvNeXt: a folded network on channels-last rows, with fewer passes over the activations than modules."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal, cast
 
 import torch
@@ -9,13 +10,15 @@ from torch.nn import functional as F
 
 from model.convnext import Block, ConvNeXt, Stage
 from model.inference.cuda.depthwise import DepthwiseNorm, DepthwiseWeights, supports
+from model.inference.cuda.norm import NormLaunch, launch_norm, norm_weights
 
-FastPath = Literal["patches", "depthwise", "gelu", "residual"]
+FastPath = Literal["patches", "depthwise", "gelu", "residual", "norms"]
 """
 patches    the stem as one matrix product on rows of 48 pixels
 depthwise  depthwise convolution, bias and LayerNorm in one kernel
 gelu       bias and GELU in the epilogue of the first matrix product of a block (cuBLASLt; approximated by tanh)
 residual   the second one adds to the residual stream in place; needs depthwise, which takes over the bias
+norms      LayerNorms of stem and downsampling in a kernel of their own; the convolution after it as one matrix product
 """
 
 
@@ -24,7 +27,7 @@ def available_paths(network: ConvNeXt, input_size: int) -> list[FastPath]:
     config = network.config
     paths: list[FastPath] = ["gelu"]
     if all(supports(width) for width in config.widths):
-        paths = ["depthwise", "gelu", "residual"]
+        paths = ["depthwise", "gelu", "residual", "norms"]
     if config.stem == "patch" and input_size % config.patch_size == 0:
         paths.insert(0, "patches")
     return paths
@@ -44,16 +47,21 @@ class FusedConvNeXt:
         dtype: torch.dtype,
         paths: frozenset[str],
         depthwise: DepthwiseNorm,
+        norm: NormLaunch = launch_norm,
     ) -> None:
         self.paths = paths
         self._network = network
         self._dtype = dtype
         device = network.head.fc.weight.device
-        self._stem = _PatchStem(network, exact, dtype) if "patches" in paths else self._plain_stem
+        stem_norm = norm if "norms" in paths else None
+        self._stem = _PatchStem(network, exact, dtype, stem_norm) if "patches" in paths else self._plain_stem
         self._stages = [
             _FusedStage(cast(Stage, stage), cast(Stage, exact_stage), device, dtype, paths, depthwise)
             for stage, exact_stage in zip(network.stages, exact.stages, strict=True)
         ]
+        if "norms" in paths:
+            for (previous, stage), exact_stage in zip(pairwise(self._stages), exact.stages[1:], strict=True):
+                stage.merge_downsample(previous, cast(Stage, exact_stage), norm)
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels ``(N, H, W, 3)`` uint8 to float32 logits ``(N, classes)`` and the feature map ``(N, K, H, W)``."""
@@ -87,13 +95,15 @@ class FusedConvNeXt:
 class _PatchStem:
     """The patchify convolution as a product of ``(N · patches, side · side · 3)`` pixels and the weights; LayerNorm."""
 
-    def __init__(self, network: ConvNeXt, exact: ConvNeXt, dtype: torch.dtype) -> None:
+    def __init__(self, network: ConvNeXt, exact: ConvNeXt, dtype: torch.dtype, norm: NormLaunch | None) -> None:
         patchify, self._norm = cast(tuple[nn.Conv2d, nn.LayerNorm], tuple(network.stem))
         weight = cast(nn.Conv2d, exact.stem[0]).weight.permute(0, 2, 3, 1).flatten(1)  # (C, side · side · 3)
         self._weight = weight.to(patchify.weight.device, dtype)
         self._bias = patchify.bias
         self._side = network.config.patch_size
         self._dtype = dtype
+        self._launch = norm
+        self._norm_weights = norm_weights(self._norm, patchify.weight.device)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         count, height, width, channels = pixels.shape
@@ -101,8 +111,32 @@ class _PatchStem:
         patches = pixels.view(count, height // side, side, width // side, side * channels).transpose(2, 3)
         rows = torch.empty(patches.shape, dtype=self._dtype, device=pixels.device).copy_(patches)
         x = F.linear(rows.view(-1, self._weight.shape[1]), self._weight, self._bias)  # (N · patches, C)
-        x = F.layer_norm(x, x.shape[1:], self._norm.weight, self._norm.bias, self._norm.eps)
-        return x.view(*patches.shape[:3], x.shape[1])  # (N, H / side, W / side, C)
+        x = x.view(*patches.shape[:3], x.shape[1])  # (N, H / side, W / side, C)
+        if self._launch is None:
+            return F.layer_norm(x, x.shape[3:], self._norm.weight, self._norm.bias, self._norm.eps)
+        out = torch.empty_like(x)
+        self._launch(x, self._norm_weights, 1, out)
+        return out
+
+
+class _PatchDownsample:
+    """LayerNorm of ``x + add``, then the convolution of patches as one matrix product."""
+
+    def __init__(self, downsample: nn.Sequential, exact: nn.Sequential, add: Tensor | None, norm: NormLaunch) -> None:
+        layer_norm, conv = cast(tuple[nn.LayerNorm, nn.Conv2d], tuple(downsample))
+        weight = cast(nn.Conv2d, exact[1]).weight.permute(0, 2, 3, 1).flatten(1)  # (K, side · side · C)
+        self._weight = weight.to(conv.weight.device, conv.weight.dtype)
+        self._bias = conv.bias
+        self._side = conv.kernel_size[0]
+        self._norm_weights = norm_weights(layer_norm, conv.weight.device, add)
+        self._launch = norm
+
+    def __call__(self, x: Tensor) -> Tensor:
+        count, height, width, _ = x.shape
+        height, width = height // self._side, width // self._side
+        patches = x.new_empty((count * height * width, self._weight.shape[1]))
+        self._launch(x, self._norm_weights, self._side, patches)
+        return F.linear(patches, self._weight, self._bias).view(count, height, width, -1)
 
 
 class _FusedStage:
@@ -116,6 +150,7 @@ class _FusedStage:
         depthwise: DepthwiseNorm,
     ) -> None:
         self._downsample = stage.downsample
+        self._patches: _PatchDownsample | None = None
         self._blocks = [cast(Block, block) for block in stage.blocks]
         self._paths = paths
         self._depthwise = depthwise
@@ -126,16 +161,24 @@ class _FusedStage:
             self.depthwise_weights.append(_depthwise_weights(exact_block, deferred, device, dtype))
             if "residual" in paths:
                 deferred = deferred + exact_block.mlp.fc2.bias.double()
-        self._deferred = deferred.to(device, dtype) if "residual" in paths else None
+        self.deferred = deferred.to(device, dtype) if "residual" in paths else None
 
     def __call__(self, x: Tensor, *, downsampled: bool = False) -> Tensor:
         if not downsampled:
             x = self.downsample(x)
         for block, weights in zip(self._blocks, self.depthwise_weights, strict=True):
             x = self._block(x, block, weights)
-        return x if self._deferred is None else x.add_(self._deferred)
+        return x if self.deferred is None else x.add_(self.deferred)
+
+    def merge_downsample(self, previous: "_FusedStage", exact: Stage, norm: NormLaunch) -> None:
+        """Normalizes by the kernel ``norm``, which also adds what the ``previous`` stage deferred."""
+        modules = cast(tuple[nn.Sequential, nn.Sequential], (self._downsample, exact.downsample))
+        self._patches = _PatchDownsample(*modules, previous.deferred, norm)
+        previous.deferred = None
 
     def downsample(self, x: Tensor) -> Tensor:
+        if self._patches is not None:
+            return self._patches(x)
         x = self._downsample(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return x.contiguous()  # (N, H, W, C); already is if the convolution keeps channels last
 

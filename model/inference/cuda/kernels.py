@@ -88,3 +88,44 @@ def _normalize(out, mask, mean, square, C: tl.constexpr, EPS: tl.constexpr):
     v = tl.load(out, mask=mask, other=0.0).to(tl.float32)
     v = (v - mean[:, None]) * tl.rsqrt(square / C + EPS)[:, None]
     tl.store(out, v.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["count", "H", "W"])
+def patch_norm(
+    x,
+    add,
+    w,
+    b,
+    y,
+    count,
+    H,
+    W,
+    C: tl.constexpr,
+    BC: tl.constexpr,
+    ROWS: tl.constexpr,
+    SIDE: tl.constexpr,
+    EPS: tl.constexpr,
+):
+    """LayerNorm of ``x + add``, whose ``count`` rows of C are ``(N, H, W)``; ``y`` has them in patches of SIDE × SIDE.
+
+    A program computes ROWS rows. BC is the power of 2 that is not less than C.
+    """
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = row % W
+    h = (row // W) % H
+    n = row // W // H
+    inside = (row < count) & (column < W // SIDE * SIDE) & (h < H // SIDE * SIDE)
+    channel = tl.arange(0, BC)  # the vectors are loaded as such, or all rows would take the layout of one
+    exists = channel < C
+    c = channel[None, :]
+    mask = inside[:, None] & (c < C)
+    v = tl.load(x + row.to(tl.int64)[:, None] * C + c, mask=mask, other=0.0).to(tl.float32)
+    v += tl.load(add + channel, mask=exists, other=0.0)[None, :]
+    mean = tl.sum(v, 1) / C
+    v = tl.where(c < C, v - mean[:, None], 0.0)
+    v = v * tl.rsqrt(tl.sum(v * v, 1) / C + EPS)[:, None]
+    weight, bias = tl.load(w + channel, mask=exists, other=0.0), tl.load(b + channel, mask=exists, other=0.0)
+    v = v * weight[None, :] + bias[None, :]
+    patch = (n * (H // SIDE) + h // SIDE) * (W // SIDE) + column // SIDE
+    target = patch * (SIDE * SIDE) + h % SIDE * SIDE + column % SIDE
+    tl.store(y + target.to(tl.int64)[:, None] * C + c, v.to(y.dtype.element_ty), mask=mask)

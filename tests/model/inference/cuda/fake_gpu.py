@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.inference.cuda.depthwise import DepthwiseWeights, Tile
+from model.inference.cuda.norm import NormWeights
 
 
 class FakeStream:
@@ -102,3 +103,16 @@ def exact_depthwise_norm(x: Tensor, weights: DepthwiseWeights) -> Tensor:
 def launch_in_torch(x: Tensor, weights: DepthwiseWeights, out: Tensor, tile: Tile) -> None:
     """Takes the place of the kernel."""
     out.copy_(exact_depthwise_norm(x, weights))
+
+
+def exact_norm(x: Tensor, weights: NormWeights, side: int) -> Tensor:
+    """What the kernel of the other LayerNorms computes, ``(patches, side · side · C)`` float64."""
+    rows = x.double() + weights.add.double()
+    y = F.layer_norm(rows, rows.shape[3:], weights.weight.double(), weights.bias.double(), weights.eps)
+    tiles = y.unfold(1, side, side).unfold(2, side, side)  # (N, H/side, W/side, C, side, side)
+    return tiles.permute(0, 1, 2, 4, 5, 3).reshape(-1, side * side * x.shape[3])
+
+
+def norm_in_torch(x: Tensor, weights: NormWeights, side: int, out: Tensor) -> None:
+    """Takes the place of that kernel."""
+    out.copy_(exact_norm(x, weights, side).view_as(out))

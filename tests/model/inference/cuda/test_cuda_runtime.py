@@ -14,7 +14,7 @@ from model.inference.cuda.depthwise import DepthwiseWeights, Launch, Tile
 from model.inference.cuda_runtime import CudaRuntime
 from model.inference.warm_up import warm_up
 from tests.model.inference.conftest import folded
-from tests.model.inference.cuda.fake_gpu import FakeGpu, FakeStream, launch_in_torch
+from tests.model.inference.cuda.fake_gpu import FakeGpu, FakeStream, launch_in_torch, norm_in_torch
 
 SIZES = [1, 2, 4]
 
@@ -33,7 +33,7 @@ def ever_faster() -> FakeGpu:
 
 
 def runtime_on(gpu: FakeGpu, dtype: torch.dtype = torch.float32, launch: Launch = launch_in_torch) -> CudaRuntime:
-    return CudaRuntime(folded(), gpu, dtype, 32, 4, compiled=False, launch=launch)
+    return CudaRuntime(folded(), gpu, dtype, 32, 4, compiled=False, launch=launch, norm=norm_in_torch)
 
 
 def expected_logits(images: list[Pixels]) -> Tensor:
@@ -60,7 +60,7 @@ def test_all_paths_are_used_if_they_are_right_and_faster(
     assert runtime.mode == "eager"
     assert_right(runtime, images, tolerance)
     runtime.tune(images, SIZES, 1.0)
-    assert runtime.mode == "graphs+patches+depthwise+gelu+residual"
+    assert runtime.mode == "graphs+patches+depthwise+gelu+residual+norms"
     assert_right(runtime, images, tolerance)
 
 
@@ -81,7 +81,7 @@ def test_a_kernel_that_deviates_is_not_used(images: list[Pixels], caplog: pytest
 
     runtime = runtime_on(ever_faster(), launch=launch)
     runtime.tune(images, SIZES, 1.0)
-    assert runtime.mode == "graphs+patches+gelu"
+    assert runtime.mode == "graphs+patches+gelu+norms"
     assert len([record for record in caplog.records if "depthwise" in record.getMessage()]) == 1
     assert_right(runtime, images)
 
@@ -109,7 +109,7 @@ def test_a_kernel_that_fails_is_not_used(
 
     runtime = runtime_on(ever_faster(), launch=launch)
     runtime.tune(images, SIZES, 1.0)
-    assert runtime.mode == "graphs+patches+gelu"
+    assert runtime.mode == "graphs+patches+gelu+norms"
     (reason,) = (text for text in caplog.messages if text.startswith("not using depthwise"))
     assert "Traceback" in reason
     assert str(error) in reason
@@ -123,7 +123,7 @@ def test_a_tile_that_fails_is_not_used(images: list[Pixels]) -> None:
         launch_in_torch(x, weights, out, tile)
 
     gpu = ever_faster()
-    runtime = CudaRuntime(folded(), gpu, torch.float32, 32, 1, compiled=False, launch=launch)
+    runtime = CudaRuntime(folded(), gpu, torch.float32, 32, 1, compiled=False, launch=launch, norm=norm_in_torch)
     runtime.tune(images[:1], [1], 1.0)
     assert "depthwise" in runtime.mode
     assert {tile[1] for tile in runtime.tiles.values()} == {8}
@@ -228,7 +228,7 @@ def test_paths_are_chosen_with_fewer_images_if_memory_is_short(images: list[Pixe
     gpu.on_capture = no_room
     seconds = warm_up(runtime, images, SIZES, 1.0)
     assert list(seconds) == [1, 2]
-    assert runtime.mode == "graphs+patches+depthwise+gelu+residual"
+    assert runtime.mode == "graphs+patches+depthwise+gelu+residual+norms"
 
 
 def test_a_slot_is_free_again_after_an_error(images: list[Pixels]) -> None:
@@ -245,7 +245,9 @@ def test_a_slot_is_free_again_after_an_error(images: list[Pixels]) -> None:
 def test_an_error_of_the_weights_is_found_before_tuning(images: list[Pixels]) -> None:
     network = folded()
     network.head.fc.weight[0, 0] = float("nan")
-    runtime = CudaRuntime(network, FakeGpu(), torch.float16, 32, 4, compiled=False, launch=launch_in_torch)
+    runtime = CudaRuntime(
+        network, FakeGpu(), torch.float16, 32, 4, compiled=False, launch=launch_in_torch, norm=norm_in_torch
+    )
     with pytest.raises(EngineError, match="finite"):
         warm_up(runtime, images, SIZES, 1.0)
 

@@ -12,7 +12,7 @@ from model.inference.cuda.depthwise import DepthwiseNorm, candidate_tiles, suppo
 from model.inference.cuda.fused import FastPath, FusedConvNeXt, available_paths, linear_gelu
 from model.inference.fold import fold
 from tests.model.conftest import randomize
-from tests.model.inference.cuda.fake_gpu import launch_in_torch
+from tests.model.inference.cuda.fake_gpu import launch_in_torch, norm_in_torch
 from tests.model.kinds import KINDS
 
 FAST_PATHS: tuple[FastPath, ...] = get_args(FastPath)
@@ -31,7 +31,7 @@ def pixels_of(side: int = SIZE) -> torch.Tensor:
 
 
 def assert_same(network: ConvNeXt, paths: frozenset[str], pixels: torch.Tensor) -> None:
-    fused = FusedConvNeXt(network, network, torch.float32, paths, DepthwiseNorm(launch_in_torch))
+    fused = FusedConvNeXt(network, network, torch.float32, paths, DepthwiseNorm(launch_in_torch), norm_in_torch)
     with torch.inference_mode():
         features = network.forward_features(pixels.permute(0, 3, 1, 2).float())
         logits = network.head(features)

@@ -34,7 +34,7 @@ def test_the_result_is_that_of_float64() -> None:
         timeout=110,
     )
     cases: list[dict[str, Any]] = json.loads(done.stdout)  # Any: JSON
-    assert {case["tile"][0] for case in cases} == {1, 2, 4}
+    assert {case["tile"][0] for case in cases if "tile" in case} == {1, 2, 4}
     for case in cases:
         assert case["error"] < LIMITS[case["dtype"]], case
 

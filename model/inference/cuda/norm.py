@@ -1,0 +1,64 @@
+"""LayerNorm of rows that are written as patches, in one Triton kernel: what follows is a matrix product."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_ELEMENTS = 4096  # of one program, on 4 warps
+
+
+@dataclass(frozen=True)
+class NormWeights:
+    """``add``, ``weight`` and ``bias`` ``(C,)`` in float32; see ``NormLaunch``."""
+
+    add: Tensor
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
+NormLaunch = Callable[[Tensor, NormWeights, int, Tensor], None]
+"""Computes ``layer_norm(x + add)`` of x ``(N, H, W, C)`` in patches ``(N · H/side · W/side, side · side · C)``.
+
+Called with x, the weights, side and what it fills. Rows and columns that are no part of a patch are left out.
+"""
+
+
+def norm_weights(norm: nn.LayerNorm, device: torch.device, add: Tensor | None = None) -> NormWeights:
+    """Those of ``norm``, which may have no affine part."""
+    shape = tuple(norm.normalized_shape)
+    parts = ((add, 0.0), (norm.weight, 1.0), (norm.bias, 0.0))
+    full = [torch.full(shape, value) if part is None else part for part, value in parts]
+    offset, weight, bias = (part.detach().to(device, torch.float32).contiguous() for part in full)
+    return NormWeights(offset, weight, bias, norm.eps)
+
+
+def launch_norm(x: Tensor, weights: NormWeights, side: int, out: Tensor) -> None:
+    """Launches the Triton kernel on the current stream. Raises ``ImportError`` without Triton."""
+    import triton
+
+    from model.inference.cuda.kernels import patch_norm
+
+    count, height, width, channels = x.shape
+    block: int = triton.next_power_of_2(channels)
+    rows = max(1, _ELEMENTS // block)
+    patch_norm[(-(-count * height * width // rows),)](
+        x,
+        weights.add,
+        weights.weight,
+        weights.bias,
+        out,
+        count * height * width,
+        height,
+        width,
+        C=channels,
+        BC=block,
+        ROWS=rows,
+        SIDE=side,
+        EPS=weights.eps,
+        num_warps=4,
+        num_stages=1,
+        enable_fp_fusion=True,
+    )
