@@ -1,5 +1,7 @@
 """Augmentation of whole batches with matrix products, which are fast on CPUs and GPUs alike."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
@@ -27,8 +29,14 @@ def augment(photos: Tensor, labels: Tensor, phase: Phase, num_classes: int) -> t
 
 def normalize(images: Tensor) -> Tensor:
     """Returns RGB values from 0 to 1, ``(N, 3, H, W)``, with the mean and standard deviation of ImageNet."""
-    normalized: Tensor = v2.functional.normalize(images, IMAGENET_MEAN, IMAGENET_STD)
-    return normalized
+    mean, std = (_constant(values, images.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
+
+
+@cache
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Copied once, as copying to a GPU waits for all that it has to do."""
+    return torch.tensor(values, device=device)
 
 
 def random_colors(images: Tensor, phase: Phase) -> Tensor:
@@ -36,7 +44,7 @@ def random_colors(images: Tensor, phase: Phase) -> Tensor:
     factors = 1 + phase.color * (2 * torch.rand(3, len(images), 1, 1, device=images.device) - 1)
     brightness, contrast, saturation = factors
     saturation = saturation * (torch.rand_like(saturation) >= phase.grayscale)
-    gray = images.new_tensor(_LUMA).expand(3, 3)
+    gray = _constant(_LUMA, images.device).expand(3, 3)
     matrix = brightness * contrast * (saturation * torch.eye(3, device=images.device) + (1 - saturation) * gray)
     offset = 0.5 * brightness * (1 - contrast)
     return torch.baddbmm(offset, matrix, images.flatten(2)).clamp_(0, 1).view_as(images)

@@ -1,4 +1,4 @@
-"""ConvNeXt V1 in bfloat16 on feature maps with the channels first, for training on CPUs.
+"""ConvNeXt V1 in bfloat16 on feature maps with the channels first, for training.
 
 All layers are products of contiguous matrices: a depthwise convolution multiplies the pixels of each channel by a
 matrix of its taps. On an Intel Xeon with AMX, a forward and backward pass of the embedded network (128 photos, one
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from model.convnext import Block, ConvNeXt, Stage
 
 BF16 = torch.bfloat16
+_BIAS_ROWS = 8  # rows of ones below normalized features, of which one is for a bias; keeps matrices aligned to 16 bytes
 
 
 class ChannelMajor(nn.Module):
@@ -58,7 +59,7 @@ def _downsample(layers: nn.Sequential, x: Tensor) -> Tensor:
 
 def _normalized(x: Tensor, eps: float) -> Tensor:
     normalized: Tensor = _Normalize.apply(x.flatten(1), eps)
-    return normalized[:-1].view_as(x)
+    return normalized[:-_BIAS_ROWS].view_as(x)
 
 
 def _patchify(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -75,7 +76,8 @@ def _block(block: Block, x: Tensor) -> Tensor:
     """A residual block on ``(C, N, H, W)``; the scales and shifts of its norm and layer scale are in its matrices."""
     out = _depthwise(x, block.conv_dw)
     norm, fc1, fc2 = block.norm, block.mlp.fc1, block.mlp.fc2
-    expand = torch.cat([fc1.weight * norm.weight, (fc1.bias + fc1.weight @ norm.bias)[:, None]], 1)  # (4C, C + 1)
+    expand = torch.cat([fc1.weight * norm.weight, (fc1.bias + fc1.weight @ norm.bias)[:, None]], 1)
+    expand = F.pad(expand, (0, _BIAS_ROWS - 1))  # (4C, C + 8)
     hidden = F.gelu(expand.to(BF16) @ _Normalize.apply(out.flatten(1), norm.eps))
     gamma = torch.ones_like(fc2.bias) if block.gamma is None else block.gamma
     bias, reduce = (fc2.bias * gamma).to(BF16), (fc2.weight * gamma[:, None]).to(BF16)
@@ -86,37 +88,38 @@ def _block(block: Block, x: Tensor) -> Tensor:
 
 def _depthwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
     channels, _, height, width = x.shape
-    taps = conv.weight.flatten(1).to(BF16) @ _positions(height, width, conv.kernel_size[0])
+    taps = conv.weight.flatten(1).to(BF16) @ _positions(height, width, conv.kernel_size[0], x.device)
     pixels = taps.view(channels, height * width, height * width)
     assert conv.bias is not None
     return torch.baddbmm(conv.bias.to(BF16).view(-1, 1, 1), x.flatten(2), pixels).view_as(x)
 
 
 @cache
-def _positions(height: int, width: int, kernel: int) -> Tensor:
+def _positions(height: int, width: int, kernel: int, device: torch.device) -> Tensor:
     """Ones where a tap of a same-padded kernel connects two pixels: ``(kernel², (H · W)²)`` bfloat16."""
-    tap = torch.arange(kernel).view(-1, 1, 1) - kernel // 2
-    rows, columns = (torch.arange(n).view(-1, 1) - torch.arange(n) == tap for n in (height, width))
+    tap = torch.arange(kernel, device=device).view(-1, 1, 1) - kernel // 2
+    pixels = [torch.arange(n, device=device) for n in (height, width)]
+    rows, columns = (pixel.view(-1, 1) - pixel == tap for pixel in pixels)
     return torch.einsum("aij,bkl->abikjl", rows.to(BF16), columns.to(BF16)).reshape(kernel**2, -1)
 
 
 class _Normalize(torch.autograd.Function):
-    """LayerNorm over the rows of ``(C, M)`` without scale and shift, with a row of ones for a bias: ``(C + 1, M)``."""
+    """LayerNorm over the rows of ``(C, M)`` without scale and shift, above rows of ones: ``(C + 8, M)``."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:  # Any: autograd's context has no type
         centered = x.float()
         centered -= centered.mean(0)
         rstd = centered.square().mean(0).add_(eps).rsqrt_()
-        out = x.new_ones(x.shape[0] + 1, x.shape[1])
-        torch.mul(centered, rstd, out=out[:-1])
+        out = x.new_ones(x.shape[0] + _BIAS_ROWS, x.shape[1])
+        torch.mul(centered, rstd, out=out[:-_BIAS_ROWS])
         ctx.save_for_backward(out, rstd)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # Any: as above
         out, rstd = ctx.saved_tensors
-        normalized, grad = out[:-1].float(), grads[0][:-1].float()
+        normalized, grad = out[:-_BIAS_ROWS].float(), grads[0][:-_BIAS_ROWS].float()
         projection = (grad * normalized).mean(0)
         grad -= grad.mean(0)
         return grad.addcmul_(normalized, projection, value=-1).mul_(rstd).to(out.dtype), None

@@ -6,6 +6,7 @@ from model.convnext import ConvNeXtConfig, config_for
 
 # Tiny ImageNet photos have 64 pixels and are served enlarged to 224, so a patch of 8 pixels covers 2.3 original ones.
 ATTO = replace(config_for("atto", version=1, num_classes=200), patch_size=8, drop_path_rate=0.1)
+WIDE = replace(ATTO, widths=(96, 192, 384, 768), drop_path_rate=0.2)
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,26 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "cpu": Recipe(),
-    "gpu": Recipe(
-        steps=16_000,
-        decay_steps=5_000,
-        stable=Phase((128,), (0.15, 1.0)),
-        decay=Phase((192,), (0.25, 1.0)),
+    "teacher": Recipe(  # for a GPU; of the run "gpu"
+        network=WIDE,
+        steps=6_000,
+        decay_steps=3_000,
+        stable=Phase((128,), (0.15, 0.8), mixup=0.3),
+        decay=Phase((160,), (0.25, 0.9), mixup=0.3),
         batch_size=1024,
-        peak_lr=4e-3,
-        warmup_steps=500,
+        peak_lr=3e-3,
+        warmup_steps=300,
+        label_smoothing=0.0,  # which would hide from a student how similar the classes are
+    ),
+    "gpu": Recipe(
+        steps=14_000,
+        decay_steps=7_000,
+        stable=Phase((128,), (0.15, 0.8), mixup=0.3),
+        decay=Phase((160,), (0.25, 0.9), mixup=0.3),
+        batch_size=1024,
+        peak_lr=3e-3,
+        warmup_steps=300,
+        teacher_weight=0.8,
     ),
     "distill": Recipe(
         steps=2_700,

@@ -35,7 +35,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--teachers", nargs="+", default=[], help="models whose probabilities the run learns, too")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--compile", action="store_true", help="compile the network with torch.compile")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/train"), help="folder for checkpoint and journal")
     parser.add_argument("--output", type=Path, default=PRETRAINED, help="folder for the served checkpoint and the plot")
     return parser.parse_args()
@@ -85,7 +84,7 @@ def main() -> None:
     recipe = replace(recipe, steps=steps, decay_steps=decay_steps, seed=arguments.seed)
     photos, held_out = split(load_train(arguments.data), recipe.held_out_per_class, recipe.seed)
     teachers = [load_model(name).network for name in arguments.teachers]
-    trainer = Trainer(recipe, photos, device, teachers=teachers, compiled=arguments.compile)
+    trainer = Trainer(recipe, photos, device, teachers=teachers)
     if arguments.weights:
         trainer.network.load_state_dict(load_model(arguments.weights).network.state_dict())
     arguments.run_dir.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,6 @@ class Trainer:
         device: torch.device,
         *,
         teachers: Sequence[ConvNeXt] = (),
-        compiled: bool = False,
     ) -> None:
         self.recipe = recipe
         self.device = device
@@ -99,8 +99,7 @@ class Trainer:
         self._bfloat16 = computes_bfloat16(device)
         self._forward = self._fastest(self.network)
         self._teachers = [self._fastest(teacher.to(device).eval()) for teacher in teachers]
-        if compiled:
-            self._forward.compile()
+        self._graphs: dict[torch.Size, nn.Module] = {}  # by the shape of the images
         self.rank, self._processes = 0, 1
         if distributed.is_initialized():
             self.rank, self._processes = distributed.get_rank(), distributed.get_world_size()
@@ -109,7 +108,7 @@ class Trainer:
             raise ValueError(f"batch size {recipe.batch_size} is not divisible by {self._processes} processes")
 
     def _fastest(self, network: ConvNeXt) -> nn.Module:
-        return ChannelMajor(network) if self.device.type == "cpu" and self._bfloat16 else network
+        return ChannelMajor(network) if self._bfloat16 else network
 
     def train(self, steps: int) -> dict[str, float]:
         """Trains for ``steps`` and returns the epoch, step, learning rate, mean loss and photos per second."""
@@ -118,7 +117,7 @@ class Trainer:
         for _ in range(steps):
             torch.manual_seed(self._seed(self.step, self.rank))
             indices = batch_indices(self.recipe, len(self._photos), self.step)[self.rank :: self._processes]
-            batch = self._photos.subset(indices.to(self.device))
+            batch = self._photos.subset(indices.to(self.device, non_blocking=True))
             phase = self.recipe.phase_at(self.step)
             images, targets = augment(batch.images, batch.labels, phase, self.recipe.network.num_classes)
             loss += self._update(images, targets, self.recipe.learning_rate(self.step))
@@ -140,9 +139,8 @@ class Trainer:
         smoothing = self.recipe.label_smoothing
         if self._teachers:
             targets, smoothing = self._distilled(images, targets), 0.0
-        with self._autocast():
-            logits = self._forward(images)
-        loss = nn.functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        logits = self._forward_for(images)(images)
+        loss = nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing)
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.max_grad_norm)
         for optimizer in self.optimizers:
@@ -151,16 +149,22 @@ class Trainer:
         self.average.update_parameters(self.network)
         return loss.detach()
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16)
+    def _forward_for(self, images: Tensor) -> nn.Module:
+        """The network, on a GPU in CUDA graphs: its kernels take less time than to start them one by one."""
+        if self.device.type != "cuda" or not isinstance(self._forward, ChannelMajor):
+            return self._forward
+        if images.shape not in self._graphs:
+            network = ChannelMajor(self.network)
+            self._graphs[images.shape] = torch.cuda.make_graphed_callables(network, (images.clone(),))
+        return self._graphs[images.shape]
 
     def _distilled(self, images: Tensor, targets: Tensor) -> Tensor:
         """Returns targets ``(N, K)`` mixed with the mean probabilities of the teachers for the same augmented images.
 
         Source: Beyer et al., Knowledge distillation: A good teacher is patient and consistent, 2022.
         """
-        with torch.no_grad(), self._autocast():
-            outputs = [teacher(images).float().softmax(1) for teacher in self._teachers]
+        with torch.no_grad():
+            outputs = [teacher(images).softmax(1) for teacher in self._teachers]
         if targets.ndim == 1:
             targets = nn.functional.one_hot(targets, self.recipe.network.num_classes)
         return torch.lerp(targets.float(), torch.stack(outputs).mean(0), self.recipe.teacher_weight)
@@ -201,8 +205,12 @@ class Trainer:
 def batch_indices(recipe: Recipe, photos: int, step: int) -> Tensor:
     """Returns the indices of the photos of ``step``; each epoch has all photos but a rest, in another order."""
     epoch, batch = divmod(step, photos // recipe.batch_size)
-    order = torch.from_numpy(np.random.default_rng([recipe.seed, epoch]).permutation(photos))
-    return order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
+    return _order(recipe.seed, epoch, photos)[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, photos: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(photos))
 
 
 @torch.inference_mode()
