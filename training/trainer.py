@@ -1,7 +1,7 @@
 """Trainer: the state of a training run, advanced by any number of steps."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -99,7 +99,7 @@ class Trainer:
         self._bfloat16 = computes_bfloat16(device)
         self._forward = self._fastest(self.network)
         self._teachers = [self._fastest(teacher.to(device).eval()) for teacher in teachers]
-        self._graphs: dict[torch.Size, nn.Module] = {}  # by the shape of the images
+        self._graphs: dict[torch.Size, Callable[..., Any]] = {}  # by the shape of the images; Any: as torch has it
         self.rank, self._processes = 0, 1
         if distributed.is_initialized():
             self.rank, self._processes = distributed.get_rank(), distributed.get_world_size()
@@ -149,7 +149,7 @@ class Trainer:
         self.average.update_parameters(self.network)
         return loss.detach()
 
-    def _forward_for(self, images: Tensor) -> nn.Module:
+    def _forward_for(self, images: Tensor) -> Callable[..., Any]:  # Any: as torch has it
         """The network, on a GPU in CUDA graphs: its kernels take less time than to start them one by one."""
         if self.device.type != "cuda" or not isinstance(self._forward, ChannelMajor):
             return self._forward
