@@ -23,7 +23,7 @@ import uvloop
 from benchmarks.photos import make_photos
 from benchmarks.rounds import alternate, keep, ratios, spread
 from benchmarks.service.load import closed_loop, make_requests
-from benchmarks.service.servers import REQUEST_TIMEOUT_S, free_port, running, this_project
+from benchmarks.service.servers import REQUEST_TIMEOUT_S, START_S, free_port, running, this_project, wait_for_workers
 from model import DEFAULT_MODEL
 
 WARMUP_S = 2.0
@@ -53,11 +53,7 @@ def measure(workers: int, images: list[bytes], options: argparse.Namespace) -> F
         launch = this_project(options.model, port, Path(folder), multipart=False)
         launch.environment.update(CONVNEXT_WORKERS=str(workers), CONVNEXT_LOG_LEVEL="info")
         with running(launch, port, images[0], Path(folder)) as url:
-            while (
-                workers > 1
-                and len(re.findall("http.workers: ready", (Path(folder) / "server.log").read_text())) < workers
-            ):
-                time.sleep(0.1)
+            wait_for_workers(Path(folder), workers, time.monotonic() + START_S)
             figures: Figures = {"idle_mb": memory_mb(port)}
             requests = make_requests(url, images, multipart=False)
             for connections in options.connections:

@@ -8,6 +8,7 @@ import asyncio
 import re
 import time
 from collections import Counter, defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -54,6 +55,19 @@ class Report:
         if isinstance(outcome, Response) and (retry_after := outcome.header("retry-after")):
             self.retry_after[retry_after] += 1
         self.latencies_s[outcome if isinstance(outcome, str) else str(outcome.status)].append(latency_s)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Report"]) -> "Report":
+        """What several generators found at the same time."""
+        whole = cls(parts[0].seconds)
+        for part in parts:
+            whole.completed += part.completed
+            whole.sent += part.sent
+            whole.cpu_s += part.cpu_s
+            whole.retry_after += part.retry_after
+            for outcome, latencies_s in part.latencies_s.items():
+                whole.latencies_s[outcome] += latencies_s
+        return whole
 
     def summary(self) -> dict[str, Any]:  # Any: written to JSON as it is
         """Rates per second, latency percentiles in ms by outcome, and the load generator's own CPU time."""

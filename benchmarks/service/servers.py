@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 PEERS = ROOT / "benchmarks" / "service" / "peers"
 START_S = 120
 STOP_S = 30
+LOG = "server.log"
 BATCH_SIZE = 8
 BATCH_DELAY_MS = 5
 REQUEST_TIMEOUT_S = 30
@@ -118,6 +119,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def python_path() -> str:
+    """The folders that this process was given for modules, after this project's."""
+    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -126,24 +132,35 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(launch: Launch, port: int, image: bytes, folder: Path) -> Iterator[str]:
-    """Runs a server in ``folder`` and returns its URL once it has classified ``image``."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | launch.environment
-    log = folder / "server.log"
+def running(launch: Launch, port: int, image: bytes, folder: Path, start_s: float = START_S) -> Iterator[str]:
+    """Runs a server in ``folder`` and returns its URL once it has classified ``image``, at most ``start_s`` later."""
+    environment = os.environ | {"PYTHONPATH": python_path()} | launch.environment
+    log = folder / LOG
     with log.open("wb") as output:
         process = subprocess.Popen(
             launch.command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     url = f"http://127.0.0.1:{port}{launch.path}"
     try:
-        _wait_until_ready(process, url, {"files": {"file": image}} if launch.multipart else {"content": image}, log)
+        body: dict[str, object] = {"files": {"file": image}} if launch.multipart else {"content": image}
+        _wait_until_ready(process, url, body, log, time.monotonic() + start_s)
         yield url
     finally:
         _stop(process)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, body: dict[str, object], log: Path) -> None:
-    deadline = time.monotonic() + START_S
+def wait_for_workers(folder: Path, count: int, deadline: float) -> str:
+    """The log of this project's server in ``folder``, once ``count`` workers are ready, or at the deadline."""
+    while True:
+        log = (folder / LOG).read_text()
+        if count == 1 or log.count("http.workers: ready") >= count or time.monotonic() > deadline:
+            return log
+        time.sleep(0.1)
+
+
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], url: str, body: dict[str, object], log: Path, deadline: float
+) -> None:
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(httpx.TransportError):
             if httpx.post(url, **body).status_code == 200:  # type: ignore[arg-type]  # content or files

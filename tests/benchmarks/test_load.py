@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from benchmarks.service.load import closed_loop, make_requests, open_loop, send_in_sequence
+from benchmarks.service.load import Report, closed_loop, make_requests, open_loop, send_in_sequence
 
 pytestmark = pytest.mark.anyio
 
@@ -155,3 +155,13 @@ async def test_sequential_requests_return_status_headers_and_body() -> None:
         [(response, latency_s)] = await send_in_sequence(url, make_requests(url, [b"image"], multipart=True))
     assert (response.status, response.body, response.header("content-length")) == (200, b"ok", "2")
     assert latency_s > 0
+
+
+def test_generators_that_run_at_the_same_time_add_up() -> None:
+    first, second = Report(2.0), Report(2.0)
+    first.completed, second.completed = 1, 2
+    first.latencies_s["200"] = [0.1]
+    second.latencies_s["200"], second.latencies_s["503"] = [0.2, 0.3], [0.4]
+    summary = Report.joined([first, second]).summary()
+    assert summary["ok_per_s"] == 1.5
+    assert {outcome: found["count"] for outcome, found in summary["outcomes"].items()} == {"200": 3, "503": 1}
