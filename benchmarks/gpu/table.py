@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent.parent / "results" / "gpu.json"
+LOG_CHARACTERS = 2000
 
 Values = Mapping[str, Any]  # Any: JSON
 
@@ -25,8 +26,11 @@ def engine_rows(values: Values) -> list[str]:
         cells += [f"{engine / eager:.2f}", f"{engine / compiled_rate:.2f}" if compiled_rate else "–"]
         rows.append(f"| {' | '.join(cells)} |")
     for name, value in values.items():
-        if name.endswith((" engine", " latency ms")):
-            rows.append(f"{name}: { {key: entry for key, entry in value.items() if key != 'batch_seconds'} }")
+        if isinstance(value, str):
+            rows.append(f"{name}: {value}")
+        elif "engine" not in value:
+            shown = {key: entry for key, entry in value.items() if key not in ("batch_seconds", "rates")}
+            rows.append(f"{name}: {str(shown)[:600]}")
     return rows
 
 
@@ -39,7 +43,7 @@ def other_rows(values: Values) -> list[str]:
             value = f"{value['ok_per_s']:,.0f} requests/s, {latency}"
         elif isinstance(value, list):
             value = value[:2]
-        rows.append(f"{name}: {str(value)[:200]}")
+        rows.append(f"{name}: {str(value)[:500]}")
     return rows
 
 
@@ -50,8 +54,8 @@ def table(document: Values) -> str:
         lines.append(f"\n{name}: {step['status']}, {step['seconds']:.0f} s")
         values = step["results"]
         lines += engine_rows(values) if name == "engines" else other_rows(values)
-        if step["status"] != "ok" or name in ("tests", "faults"):
-            lines.append(step["log"][-600:])
+        if step["status"] != "ok" or name == "tests":
+            lines.append(step["log"][-LOG_CHARACTERS:])
     return "\n".join(lines)
 
 
