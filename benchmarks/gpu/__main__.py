@@ -1,7 +1,7 @@
 """Everything to be known about a GPU in one run of at most 540 s: ``python -m benchmarks.gpu``, or ``make gpu``.
 
     python -m benchmarks.gpu --device cpu --small --scale 2    # a rehearsal, without a GPU
-    python -m benchmarks.gpu --only engines http     # some of the steps
+    python -m benchmarks.gpu --only engines http=80    # some of the steps, in this order, http for at most 80 s
 
 Each step is a process with a limit of its own, so that a step that hangs or loses the device costs the others nothing.
 benchmarks/results/gpu.json is written after each one; a rehearsal writes to gpu_rehearsal.json in a temporary folder.
@@ -16,18 +16,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.table import RESULTS, table
+from benchmarks.service.servers import ROOT, python_path
 
-ROOT = Path(__file__).parents[2]
 LIMIT_S = 540.0
 MIN_STEP_S = 5.0
 LOG_CHARACTERS = 12000
 NO_TESTS = 5  # pytest's exit code if all are skipped
-STOP_S = 3.0  # a step that is still running ends by itself before its limit, if it can
+STOP_S = 5.0  # a step that is still running ends by itself before its limit, if it can
+INTERRUPTED_S = 4.0  # after the limit, for a step to stop what it has started
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,13 @@ class Step:
 
 
 STEPS = (
-    Step("ceilings", 20),
-    Step("tests", 45, ("tests/gpu/test_engine_cuda.py", "tests/gpu/test_paths.py")),
-    Step("faults", 25, ("tests/gpu/test_faults.py",)),
-    Step("engines", 130),
-    Step("http", 150),
-    Step("tiles", 35),
-    Step("profile", 35),
-    Step("equality", 25),
+    Step("ceilings", 30),
+    Step("tests", 90, ("tests/gpu",)),
+    Step("engines", 150),
+    Step("http", 120),
+    Step("profile", 30),
+    Step("tiles", 40),
+    Step("equality", 35),
     Step("decoding", 45),
 )
 
@@ -56,8 +56,21 @@ Figures = dict[str, Any]  # Any: written to JSON as it is
 
 def command_of(step: Step, output: Path, limit_s: float, options: argparse.Namespace) -> list[str]:
     """The command line of a step."""
-    if step.tests:
-        return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", "-q", "-rs", *step.tests]
+    if step.tests:  # a process for each file; one line per test, which remains if the step is stopped
+        pytest = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-vv",
+            "-ra",
+            "-p",
+            "no:cacheprovider",
+            "-n",
+            "4",
+            "--dist",
+            "loadfile",
+        ]
+        return [*pytest, "--tb", "short", "--session-timeout", f"{limit_s - STOP_S:.0f}", *step.tests]
     command = [sys.executable, "-m", f"benchmarks.gpu.{step.name}", str(output)]
     command += ["--device", options.device, "--seconds", f"{max(1.0, limit_s - STOP_S):.0f}"]
     command += ["--small"] if options.small else []
@@ -67,7 +80,7 @@ def command_of(step: Step, output: Path, limit_s: float, options: argparse.Names
 def run(step: Step, limit_s: float, options: argparse.Namespace) -> Figures:
     """Runs a step; whatever it has found by its limit counts."""
     started = time.monotonic()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"}
     if step.name == "tiles" and options.device == "cpu":
         environment["TRITON_INTERPRET"] = "1"
     with tempfile.TemporaryDirectory() as folder:
@@ -91,11 +104,15 @@ def run(step: Step, limit_s: float, options: argparse.Namespace) -> Figures:
 
 
 def wait(process: subprocess.Popen[bytes], limit_s: float) -> str:
-    """How the process ended; what is left of its process group at the limit is killed."""
+    """How the process ended. At the limit it is interrupted; what is left of its process group then is killed."""
+    status = ""
     try:
         process.wait(limit_s)
     except subprocess.TimeoutExpired:
-        return f"stopped after {limit_s:.0f} s"
+        status = f"stopped after {limit_s:.0f} s"
+        process.send_signal(signal.SIGINT)  # so that it stops a server, or pytest prints what has failed
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(INTERRUPTED_S)
     finally:
         code = process.poll()
         with contextlib.suppress(ProcessLookupError):
@@ -103,14 +120,23 @@ def wait(process: subprocess.Popen[bytes], limit_s: float) -> str:
         process.wait()
     if code == NO_TESTS:
         return "skipped"
-    return "ok" if code == 0 else f"failed with exit code {code}"
+    return status or ("ok" if code == 0 else f"failed with exit code {code}")
+
+
+def selected(name: str) -> Step:
+    """The step NAME, or NAME=SECONDS with another limit."""
+    name, _, limit_s = name.partition("=")
+    step = next((step for step in STEPS if step.name == name), None)
+    if step is None:
+        raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(step.name for step in STEPS)}")
+    return replace(step, limit_s=float(limit_s)) if limit_s else step
 
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu for a rehearsal")
     parser.add_argument("--small", action="store_true", help="small networks and few runs")
-    parser.add_argument("--only", nargs="+", choices=[step.name for step in STEPS], metavar="STEP", help="some steps")
+    parser.add_argument("--only", nargs="+", type=selected, default=STEPS, metavar="STEP", help="some steps")
     parser.add_argument("--photos", type=Path, help="folder of photos for the comparison of precisions")
     parser.add_argument("--scale", type=float, default=1.0, help="factor of all limits, for slow machines")
     parser.add_argument("--limit", type=float, default=LIMIT_S, help="of the whole run, in seconds")
@@ -124,14 +150,14 @@ def main() -> None:
     output: Path = options.output or default
     deadline = time.monotonic() + options.scale * options.limit
     document: Figures = {"device": options.device, "small": options.small, "steps": {}}
-    for step in STEPS:
+    for step in options.only:
         limit_s = min(options.scale * step.limit_s, deadline - time.monotonic())
-        if (options.only and step.name not in options.only) or limit_s < MIN_STEP_S:
+        if limit_s < MIN_STEP_S:
             continue
         print(f"{step.name}, at most {limit_s:.0f} s", flush=True)
         document["steps"][step.name] = run(step, limit_s, options)
         output.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    print(table(document))
+        print(table({"steps": {step.name: document["steps"][step.name]}}), flush=True)
     print(f"\nresults in {output}")
     sys.exit(any(step["status"] not in ("ok", "skipped") for step in document["steps"].values()))
 

@@ -32,6 +32,28 @@ def test_results_outlive_a_step_that_fails_or_hangs(monkeypatch: pytest.MonkeyPa
     assert done["results"] == {"rate": 5}
 
 
+def test_a_step_can_stop_what_it_has_started_after_its_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stop = "import pathlib, sys, threading\ntry: threading.Event().wait()\nfinally: pathlib.Path(sys.argv[1]).touch()"
+    command = [sys.executable, "-c", stop, str(tmp_path / "stopped")]
+    monkeypatch.setattr(runner, "command_of", lambda *_: command)
+    assert runner.run(runner.Step("http", 2), 2.0, OPTIONS)["status"] == "stopped after 2 s"
+    assert (tmp_path / "stopped").exists()
+
+
+def test_a_step_finds_the_modules_that_the_runner_was_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "carried.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(runner, "command_of", lambda *_: [sys.executable, "-c", "import carried, benchmarks"])
+    assert runner.run(runner.Step("http", 60), 60.0, OPTIONS)["status"] == "ok"
+
+
+def test_a_step_is_chosen_by_name_with_a_limit_or_without() -> None:
+    assert runner.selected("http=80") == runner.Step("http", 80)
+    assert runner.selected("http") in runner.STEPS
+    with pytest.raises(argparse.ArgumentTypeError, match="engine"):
+        runner.selected("engine")
+
+
 def test_all_steps_fit_into_the_limit() -> None:
     assert sum(step.limit_s for step in runner.STEPS) <= runner.LIMIT_S
 
@@ -43,3 +65,10 @@ def test_the_table_has_ratios_to_the_faster_eager_format_and_to_compile() -> Non
     lines = table({"steps": {"engines": step}}).splitlines()
     assert "| tiny batch 8 | 100 | 200 | 300 | 3.00 | 1.50 |" in lines
     assert "| tiny batch 1 | 100 | – | 300 | 3.00 | – |" in lines
+
+
+def test_the_table_shows_what_failed_in_a_step() -> None:
+    values = {"base failed": {"error": "no memory"}, "tiny batch 8 compiled": {"error": "no compiler"}}
+    lines = table({"steps": {"engines": {"status": "ok", "seconds": 1.0, "results": values, "log": ""}}})
+    assert "no memory" in lines
+    assert "no compiler" in lines
