@@ -4,6 +4,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torchvision.transforms import v2
 
 from model.images.transform import IMAGENET_MEAN, IMAGENET_STD
@@ -14,7 +15,7 @@ _MAX_LOG_ASPECT = 0.29  # 3:4 to 4:3
 
 
 def augment(photos: Tensor, labels: Tensor, phase: Phase, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Returns augmented, normalized inputs ``(N, 3, size, size)`` bfloat16 and their targets, labels or ``(N, K)``.
+    """Returns augmented, normalized inputs ``(N, 3, size, size)`` bfloat16 and targets ``(N, num_classes)`` float32.
 
     ``photos (N, 3, H, W)`` uint8. ``size`` is one of the phase's input sizes. Crop, mirroring and color differ for each
     photo; CutMix or MixUp is chosen for the batch.
@@ -23,8 +24,8 @@ def augment(photos: Tensor, labels: Tensor, phase: Phase, num_classes: int) -> t
     images = random_crop(normalize(random_colors(photos / 255, phase)), phase, size)
     mixes = [v2.CutMix(num_classes=num_classes), v2.MixUp(alpha=0.2, num_classes=num_classes), v2.Identity()]
     mix = v2.RandomChoice(mixes, p=[phase.cutmix, phase.mixup, 1 - phase.cutmix - phase.mixup])
-    mixed: tuple[Tensor, Tensor] = mix(images, labels)
-    return mixed
+    mixed, targets = mix(images, labels)
+    return mixed, (functional.one_hot(targets, num_classes) if targets.ndim == 1 else targets).float()
 
 
 def normalize(images: Tensor) -> Tensor:

@@ -94,6 +94,7 @@ def _depthwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
     return torch.baddbmm(conv.bias.to(BF16).view(-1, 1, 1), x.flatten(2), pixels).view_as(x)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's
 @cache
 def _positions(height: int, width: int, kernel: int, device: torch.device) -> Tensor:
     """Ones where a tap of a same-padded kernel connects two pixels: ``(kernel², (H · W)²)`` bfloat16."""
@@ -108,18 +109,35 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:  # Any: autograd's context has no type
-        centered = x.float()
-        centered -= centered.mean(0)
-        rstd = centered.square().mean(0).add_(eps).rsqrt_()
-        out = x.new_ones(x.shape[0] + _BIAS_ROWS, x.shape[1])
-        torch.mul(centered, rstd, out=out[:-_BIAS_ROWS])
+        normalized = _compiled_normalized if x.is_cuda else _normalized_rows
+        out, rstd = normalized(x, eps)
         ctx.save_for_backward(out, rstd)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # Any: as above
-        out, rstd = ctx.saved_tensors
-        normalized, grad = out[:-_BIAS_ROWS].float(), grads[0][:-_BIAS_ROWS].float()
-        projection = (grad * normalized).mean(0)
-        grad -= grad.mean(0)
-        return grad.addcmul_(normalized, projection, value=-1).mul_(rstd).to(out.dtype), None
+        gradient = _compiled_gradient if grads[0].is_cuda else _gradient
+        return gradient(grads[0], *ctx.saved_tensors), None
+
+
+def _normalized_rows(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Returns the normalized rows and ``1 / σ``, ``(M,)``."""
+    centered = x.float()
+    centered -= centered.mean(0)
+    rstd = centered.square().mean(0).add_(eps).rsqrt_()
+    out = x.new_ones(x.shape[0] + _BIAS_ROWS, x.shape[1])
+    out[:-_BIAS_ROWS] = centered.mul_(rstd)
+    return out, rstd
+
+
+def _gradient(grad: Tensor, out: Tensor, rstd: Tensor) -> Tensor:
+    """Returns the gradient ``(C, M)`` of the input for that of the output."""
+    normalized, grad = out[:-_BIAS_ROWS].float(), grad[:-_BIAS_ROWS].float()
+    projection = (grad * normalized).mean(0)
+    grad -= grad.mean(0)
+    return grad.addcmul_(normalized, projection, value=-1).mul_(rstd).to(out.dtype)
+
+
+# One kernel each on a GPU, where it would be ten passes over float32 copies.
+_compiled_normalized = torch.compile(_normalized_rows, dynamic=True)
+_compiled_gradient = torch.compile(_gradient, dynamic=True)

@@ -1,7 +1,7 @@
 """Trainer: the state of a training run, advanced by any number of steps."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from model.convnext import Block, ConvNeXt
 from model.images.transform import Transform
 from model.inference.bfloat16 import computes_bfloat16
 from training.augment import augment, normalize
+from training.captured import CapturedUpdate
 from training.channel_major import ChannelMajor
 from training.data import Photos
 from training.recipe import Recipe
@@ -26,6 +27,7 @@ CHECKPOINT = "checkpoint.pt"
 # A sharp photo is first reduced to the level of detail of the training photos.
 TRANSFORM = Transform(resize_size=224, crop_size=224, interpolation="bilinear", detail_size=64)
 BRANCHED = {"steps", "decay_steps", "decay"}  # what a run that branches off with a decay may change
+STEPS_PER_CAPTURE = 50
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
@@ -58,7 +60,7 @@ def build_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Opt
         {"params": [weight for weight in others if weight.ndim <= 1], "weight_decay": 0.0},
     ]
     return [
-        torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=recipe.betas, fused=True),
+        torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=recipe.betas, fused=True, capturable=others[0].is_cuda),
         torch.optim.Muon(matrices, lr=recipe.peak_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
     ]
 
@@ -99,11 +101,12 @@ class Trainer:
         self._bfloat16 = computes_bfloat16(device)
         self._forward = self._fastest(self.network)
         self._teachers = [self._fastest(teacher.to(device).eval()) for teacher in teachers]
-        self._graphs: dict[torch.Size, Callable[..., Any]] = {}  # by the shape of the images; Any: as torch has it
         self.rank, self._processes = 0, 1
         if distributed.is_initialized():
             self.rank, self._processes = distributed.get_rank(), distributed.get_world_size()
             self._forward = DistributedDataParallel(self._forward)
+        self._captured = device.type == "cuda" and self._processes == 1
+        self._update = CapturedUpdate(self._change_weights) if self._captured else self._change_weights
         if recipe.batch_size % self._processes:
             raise ValueError(f"batch size {recipe.batch_size} is not divisible by {self._processes} processes")
 
@@ -120,7 +123,8 @@ class Trainer:
             batch = self._photos.subset(indices.to(self.device, non_blocking=True))
             phase = self.recipe.phase_at(self.step)
             images, targets = augment(batch.images, batch.labels, phase, self.recipe.network.num_classes)
-            loss += self._update(images, targets, self.recipe.learning_rate(self.step))
+            loss += self._update(images, targets, self._learning_rate())
+            self.average.update_parameters(self.network)
             self.step += 1
         mean_loss, photos = float(loss) / steps, self.recipe.batch_size
         photos_per_s = steps * photos / (time.perf_counter() - start)
@@ -131,7 +135,11 @@ class Trainer:
     def _seed(self, *values: int) -> int:
         return int(np.random.SeedSequence([self.recipe.seed, *values]).generate_state(1)[0])
 
-    def _update(self, images: Tensor, targets: Tensor, lr: float) -> Tensor:
+    def _learning_rate(self) -> float:
+        """That of the current step, or for captured updates of one a little earlier: each rate needs a capture."""
+        return self.recipe.learning_rate(self.step - self.step % STEPS_PER_CAPTURE if self._captured else self.step)
+
+    def _change_weights(self, images: Tensor, targets: Tensor, lr: float) -> Tensor:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -139,35 +147,22 @@ class Trainer:
         smoothing = self.recipe.label_smoothing
         if self._teachers:
             targets, smoothing = self._distilled(images, targets), 0.0
-        logits = self._forward_for(images)(images)
-        loss = nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+        loss = nn.functional.cross_entropy(self._forward(images), targets, label_smoothing=smoothing)
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.max_grad_norm)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        self.average.update_parameters(self.network)
         return loss.detach()
 
-    def _forward_for(self, images: Tensor) -> Callable[..., Any]:  # Any: as torch has it
-        """The network, on a GPU in CUDA graphs: its kernels take less time than to start them one by one."""
-        if self.device.type != "cuda" or not isinstance(self._forward, ChannelMajor):
-            return self._forward
-        if images.shape not in self._graphs:
-            network = ChannelMajor(self.network)
-            self._graphs[images.shape] = torch.cuda.make_graphed_callables(network, (images.clone(),))
-        return self._graphs[images.shape]
-
     def _distilled(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Returns targets ``(N, K)`` mixed with the mean probabilities of the teachers for the same augmented images.
+        """Returns ``targets (N, K)`` mixed with the mean probabilities of the teachers for the same augmented images.
 
         Source: Beyer et al., Knowledge distillation: A good teacher is patient and consistent, 2022.
         """
         with torch.no_grad():
             outputs = [teacher(images).softmax(1) for teacher in self._teachers]
-        if targets.ndim == 1:
-            targets = nn.functional.one_hot(targets, self.recipe.network.num_classes)
-        return torch.lerp(targets.float(), torch.stack(outputs).mean(0), self.recipe.teacher_weight)
+        return torch.lerp(targets, torch.stack(outputs).mean(0), self.recipe.teacher_weight)
 
     def predict_logits(self, photos: Photos) -> Tensor:
         """Returns the logits ``(N, K)`` float32 of the averaged weights on the CPU."""

@@ -66,12 +66,12 @@ def test_grayscale_makes_the_channels_equal() -> None:
     torch.testing.assert_close(gray[:, 1], gray[:, 2])
 
 
-def test_augment_returns_normalized_inputs_of_one_of_the_sizes_and_labels() -> None:
+def test_augment_returns_normalized_inputs_of_one_of_the_sizes_and_targets() -> None:
     torch.manual_seed(0)
     sizes = set()
     for _ in range(12):
-        images, labels = augment(photos(), torch.arange(8), replace(PLAIN, input_sizes=(64, 96)), 8)
-        assert labels.tolist() == list(range(8))
+        images, targets = augment(photos(), torch.arange(8), replace(PLAIN, input_sizes=(64, 96)), 8)
+        assert torch.equal(targets, torch.eye(8))
         assert images.dtype == torch.bfloat16
         sizes.add(tuple(images.shape))
     assert sizes == {(8, 3, 64, 64), (8, 3, 96, 96)}
