@@ -51,7 +51,7 @@ def separable(recipe: Recipe, photos: Photos) -> tuple[Recipe, Photos]:
     """A recipe and photos, bright or dark by class, with which a network learns the classes in 150 steps."""
     brightness = 60 * photos.labels.to(torch.uint8).view(-1, 1, 1, 1)
     phase = Phase((64,), (0.5, 1.0), color=0.0, grayscale=0.0, cutmix=0.0, mixup=0.0)
-    recipe = replace(recipe, steps=150, decay_steps=50, stable=phase, peak_lr=1e-2, teacher_weight=1.0)
+    recipe = replace(recipe, steps=150, decay_steps=50, stable=phase, decay=phase, peak_lr=1e-2, teacher_weight=1.0)
     return recipe, Photos(photos.images // 8 + brightness, photos.labels)
 
 
