@@ -3,16 +3,18 @@
 import copy
 import logging
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
 from model.convnext import ConvNeXt
 from model.images.transform import Pixels
 from model.inference.compilation import compiled_for_each_size
-from model.inference.cuda.depthwise import DepthwiseNorm, Launch
+from model.inference.cuda.compilation import compile_kernels
+from model.inference.cuda.depthwise import DepthwiseNorm, Launch, launch_kernel
 from model.inference.cuda.fused import FusedConvNeXt, available_paths
 from model.inference.cuda.gpu import Gpu
 from model.inference.cuda.norm import NormLaunch, launch_norm
@@ -20,8 +22,20 @@ from model.inference.cuda.paths import Candidate, Proof, reference_outputs
 from model.inference.cuda.slot import Slot
 from model.inference.precise_head import PreciseHead
 from model.inference.runtime import Outputs
+from model.inference.timing import logged
 
 logger = logging.getLogger(__name__)
+
+
+class Kernels(NamedTuple):
+    """What launches the kernels of this package, and what compiles all that a network may use."""
+
+    depthwise: Launch
+    norm: NormLaunch
+    compile: Callable[[ConvNeXt, torch.dtype, int, Sequence[int]], None]
+
+
+TRITON = Kernels(launch_kernel, launch_norm, compile_kernels)
 
 
 class CudaRuntime:
@@ -44,14 +58,14 @@ class CudaRuntime:
         max_batch_size: int,
         *,
         compiled: bool,
-        launch: Launch | None = None,
-        norm: NormLaunch = launch_norm,
+        kernels: Kernels = TRITON,
     ) -> None:
         self._exact: ConvNeXt | None = copy.deepcopy(network)
         self._gpu = gpu
         self._dtype = dtype
-        self._depthwise = DepthwiseNorm(launch)
-        self._norm = norm
+        self._input_size = input_size
+        self._kernels = kernels
+        self._depthwise = DepthwiseNorm(kernels.depthwise)
         self._network = PreciseHead(network, gpu.device, dtype)
         self._paths = [] if compiled else available_paths(network, input_size)
         self._eager = Candidate(self._network)
@@ -79,12 +93,19 @@ class CudaRuntime:
     def tune(self, images: Sequence[Pixels], sizes: Sequence[int], decode_s: float) -> None:
         """Chooses the fastest paths that are right, and captures a graph for each size and slot if graphs are."""
         if self._proof is None:
-            proof = Proof(self._slots[0], images, (sizes[0], sizes[-1]), self._expected(images))
-            self._chosen = self._choose(proof, sizes)
+            with logged("reference"):
+                proof = Proof(self._slots[0], images, (sizes[0], sizes[-1]), self._expected(images))
+            if "depthwise" in self._paths:
+                with logged("compiling kernels"), self._slots[0].stream.active():
+                    self._kernels.compile(self._exact_network(), self._dtype, self._input_size, _measured(sizes))
+            with logged("choosing paths"):
+                self._chosen = self._choose(proof, sizes)
             self._proof, self._exact = proof, None  # if memory is short before, it is all done again with less
         for slot in self._slots:
             slot.forget()
-        if not self._capture(self._proof, sizes):
+        with logged("recording graphs"):
+            right = self._capture(self._proof, sizes)
+        if not right:
             logger.warning("not using %s: the result of a graph deviates", self.mode)
             self._chosen = self._eager
             for slot in self._slots:
@@ -116,17 +137,19 @@ class CudaRuntime:
     def _fuse(self, candidate: Candidate, sizes: Sequence[int]) -> Candidate:
         """``candidate`` with the forward pass that its paths name."""
         network, paths = self._network.network, frozenset(candidate.paths)
-        forward = FusedConvNeXt(network, self._exact_network(), self._dtype, paths, self._depthwise, self._norm)
+        forward = FusedConvNeXt(network, self._exact_network(), self._dtype, paths, self._depthwise, self._kernels.norm)
         self._gpu.synchronize()
-        if "depthwise" in candidate.paths:
-            self._choose_tiles(forward, sizes)
+        if candidate.paths[-1] == "depthwise":
+            with logged("choosing tiles"):
+                self._choose_tiles(forward, sizes)
         return replace(candidate, forward=forward)
 
     def _choose_tiles(self, forward: FusedConvNeXt, sizes: Sequence[int]) -> None:
         slot = self._slots[0]
         with torch.inference_mode(), slot.stream.active():
-            for size in sizes:
+            for size in _measured(sizes):
                 forward.visit_depthwise(slot.pixels[:size], partial(self._depthwise.tune, slot.stream))
+        self._depthwise.extend(sizes)
 
     def _capture(self, proof: Proof, sizes: Sequence[int]) -> bool:
         """Captures and checks all graphs, the largest first, whose memory the others share."""
@@ -141,3 +164,8 @@ class CudaRuntime:
     def _exact_network(self) -> ConvNeXt:
         assert self._exact is not None  # noqa: S101 - it is dropped once the paths are chosen
         return self._exact
+
+
+def _measured(sizes: Sequence[int]) -> list[int]:
+    """The batch sizes for which tiles are measured."""
+    return sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})

@@ -13,6 +13,7 @@ from model.errors import DeviceLost, EngineError
 from model.images.transform import Pixels
 from model.inference.device_errors import is_device_lost, is_out_of_memory
 from model.inference.runtime import Outputs, Runtime
+from model.inference.timing import logged
 
 logger = logging.getLogger(__name__)
 
@@ -36,17 +37,20 @@ def warm_up(runtime: Runtime, images: Sequence[Pixels], sizes: Sequence[int], de
     with ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="warm-up") as threads:
         trial = _Trial(runtime, images, threads)
         fitting: list[int] = []
-        for size in sizes:
-            if trial.attempt(trial.check, size) is None:
-                break
-            fitting.append(size)
-        while fitting and trial.attempt(trial.tune, fitting, decode_s) is None:
-            fitting.pop()
+        with logged("first batches"):
+            for size in sizes:
+                if trial.attempt(trial.check, size) is None:
+                    break
+                fitting.append(size)
+        with logged("tuning"):
+            while fitting and trial.attempt(trial.tune, fitting, decode_s) is None:
+                fitting.pop()
         seconds: dict[int, float] = {}
-        for size in fitting:
-            if (measured_s := trial.attempt(trial.measure, size)) is None:
-                break
-            seconds[size] = measured_s
+        with logged("measuring batches"):
+            for size in fitting:
+                if (measured_s := trial.attempt(trial.measure, size)) is None:
+                    break
+                seconds[size] = measured_s
     if not seconds:
         raise EngineError("not even one image fits into the memory of the device")
     if max(seconds) < max(sizes):

@@ -2,9 +2,9 @@
 
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -97,6 +97,14 @@ class DepthwiseNorm:
             raise failure
         self.tiles[tuple(x.shape)] = min(times, key=times.__getitem__)
 
+    def extend(self, sizes: Sequence[int]) -> None:
+        """Gives batches of other ``sizes`` the tile of the nearest size that was measured."""
+        for shape in {shape[1:] for shape in self.tiles}:
+            measured = {key[0]: tile for key, tile in self.tiles.items() if key[1:] == shape}
+            for size in sizes:
+                nearest = min(measured, key=lambda count, size=size: (max(count / size, size / count), -count))  # type: ignore[misc]  # the default only binds
+                self.tiles.setdefault((size, *shape), measured[nearest])
+
 
 def tile_seconds(
     stream: GpuStream, x: Tensor, weights: DepthwiseWeights, out: Tensor, tile: Tile, launch: Launch
@@ -122,20 +130,18 @@ def launch_kernel(x: Tensor, weights: DepthwiseWeights, out: Tensor, tile: Tile)
 
     count, height, width, channels = x.shape
     grid = (count * -(-height // tile.rows), -(-width // tile.columns))
-    depthwise_norm[grid](
-        x,
-        weights.weight,
-        weights.bias,
-        weights.outside,
-        out,
-        height,
-        width,
-        C=channels,
-        BC=tile.channels,
-        TW=tile.columns,
-        ROWS=tile.rows,
-        EPS=weights.eps,
-        num_warps=tile.warps,
-        num_stages=1,
-        enable_fp_fusion=True,
-    )
+    tensors = (x, weights.weight, weights.bias, weights.outside, out)
+    depthwise_norm[grid](*tensors, height, width, **_options(channels, weights.eps, tile))
+
+
+def compile_kernel(dtype: torch.dtype, channels: int, eps: float, tile: Tile) -> None:
+    """Compiles it for activations of ``dtype`` and the active device. Raises ``ImportError`` without Triton."""
+    from model.inference.cuda.kernels import depthwise_norm
+
+    tensors = (dtype, torch.float32, torch.float32, dtype, dtype)
+    depthwise_norm.warmup(*tensors, 1, 1, grid=(1,), **_options(channels, eps, tile))
+
+
+def _options(channels: int, eps: float, tile: Tile) -> dict[str, Any]:  # Any: what Triton takes
+    options = {"num_warps": tile.warps, "num_stages": 1, "enable_fp_fusion": True}
+    return options | {"C": channels, "BC": tile.channels, "TW": tile.columns, "ROWS": tile.rows, "EPS": eps}

@@ -71,12 +71,11 @@ class FusedConvNeXt:
         return self._head(x), x.permute(0, 3, 1, 2)
 
     def visit_depthwise(self, pixels: Tensor, visit: Callable[[Tensor, DepthwiseWeights], None]) -> None:
-        """Calls ``visit`` with an input ``(N, H, W, C)`` of the depthwise kernel and its weights, before each stage."""
+        """Calls ``visit`` with an input ``(N, H, W, C)`` of the depthwise kernel for each stage, and its weights."""
         x = self._stem(pixels)
         for stage in self._stages:
             x = stage.downsample(x)
             visit(x, stage.depthwise_weights[0])
-            x = stage(x, downsampled=True)
 
     def _plain_stem(self, pixels: Tensor) -> Tensor:
         x: Tensor = self._network.stem(pixels.permute(0, 3, 1, 2).to(self._dtype))
@@ -163,9 +162,8 @@ class _FusedStage:
                 deferred = deferred + exact_block.mlp.fc2.bias.double()
         self.deferred = deferred.to(device, dtype) if "residual" in paths else None
 
-    def __call__(self, x: Tensor, *, downsampled: bool = False) -> Tensor:
-        if not downsampled:
-            x = self.downsample(x)
+    def __call__(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
         for block, weights in zip(self._blocks, self.depthwise_weights, strict=True):
             x = self._block(x, block, weights)
         return x if self.deferred is None else x.add_(self.deferred)

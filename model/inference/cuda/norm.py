@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,28 +38,24 @@ def norm_weights(norm: nn.LayerNorm, device: torch.device, add: Tensor | None = 
 
 def launch_norm(x: Tensor, weights: NormWeights, side: int, out: Tensor) -> None:
     """Launches the Triton kernel on the current stream. Raises ``ImportError`` without Triton."""
-    import triton
-
     from model.inference.cuda.kernels import patch_norm
 
     count, height, width, channels = x.shape
-    block: int = triton.next_power_of_2(channels)
-    rows = max(1, _ELEMENTS // block)
-    patch_norm[(-(-count * height * width // rows),)](
-        x,
-        weights.add,
-        weights.weight,
-        weights.bias,
-        out,
-        count * height * width,
-        height,
-        width,
-        C=channels,
-        BC=block,
-        ROWS=rows,
-        SIDE=side,
-        EPS=weights.eps,
-        num_warps=4,
-        num_stages=1,
-        enable_fp_fusion=True,
-    )
+    rows = count * height * width
+    options = _options(channels, side, weights.eps)
+    tensors = (x, weights.add, weights.weight, weights.bias, out)
+    patch_norm[(-(-rows // options["ROWS"]),)](*tensors, rows, height, width, **options)
+
+
+def compile_norm(dtype: torch.dtype, channels: int, side: int, eps: float) -> None:
+    """Compiles it for activations of ``dtype`` and the active device. Raises ``ImportError`` without Triton."""
+    from model.inference.cuda.kernels import patch_norm
+
+    tensors = (dtype, torch.float32, torch.float32, torch.float32, dtype)
+    patch_norm.warmup(*tensors, 1, 1, 1, grid=(1,), **_options(channels, side, eps))
+
+
+def _options(channels: int, side: int, eps: float) -> dict[str, Any]:  # Any: what Triton takes
+    block = 1 << (channels - 1).bit_length()
+    options = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
+    return options | {"C": channels, "BC": block, "ROWS": max(1, _ELEMENTS // block), "SIDE": side, "EPS": eps}

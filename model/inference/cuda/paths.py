@@ -57,6 +57,7 @@ class Proof:
         self._sizes = sorted(set(sizes))
         self._expected = expected
         self._limit = LIMIT
+        self._prepared: Candidate | None = None
 
     def accept(self, baseline: Candidate) -> None:
         """Takes the error of the eager network as a measure for that of the others."""
@@ -78,7 +79,6 @@ class Proof:
             reason = f"it fails:\n{traceback.format_exc()}"
         if reason:  # the exception, which keeps its tensors alive, is gone
             logger.warning("not using %s: %s", name, reason)
-            self._slot.forget()
             self._error(current)
             return current
         ratio = statistics.geometric_mean(old / new for old, new in zip(before, after, strict=True))
@@ -98,16 +98,23 @@ class Proof:
         found = slot.run(self._images[:size], size, candidate.forward, features=True)
         return self._difference(found, size) <= self._limit
 
+    def _prepare(self, candidate: Candidate) -> None:
+        """Captures its graphs at all sizes, unless those of the slot are its own."""
+        if candidate is self._prepared:
+            return
+        self._prepared = None
+        self._slot.forget()
+        for size in self._sizes if candidate.graphs else ():
+            self._slot.capture(size, candidate.forward)
+        self._prepared = candidate
+
     def _error(self, candidate: Candidate) -> float:
         """The larger one of the errors of logits and features, at all sizes."""
-        self._slot.forget()
-        errors = []
-        for size in self._sizes:
-            images = self._images[:size]
-            if candidate.graphs:
-                self._slot.capture(size, candidate.forward)
-            errors.append(self._difference(self._slot.run(images, size, candidate.forward, features=True), size))
-        return max(errors)
+        self._prepare(candidate)
+        runs = (
+            (self._slot.run(self._images[:size], size, candidate.forward, features=True), size) for size in self._sizes
+        )
+        return max(self._difference(found, size) for found, size in runs)
 
     def _difference(self, found: Outputs, size: int) -> float:
         assert found.features is not None and self._expected.features is not None  # noqa: S101, PT018 - were asked for
@@ -118,13 +125,10 @@ class Proof:
 
     def _seconds(self, candidate: Candidate) -> list[float]:
         """The least time on the device, for each size: other processes may use it, too."""
+        self._prepare(candidate)
         times = []
         with torch.inference_mode(), self._slot.stream.active():
             for size in self._sizes:
-                if candidate.graphs:
-                    self._slot.capture(size, candidate.forward)
-                else:
-                    self._slot.forget()
 
                 def launch(size: int = size) -> None:
                     self._slot.launch(size, candidate.forward)

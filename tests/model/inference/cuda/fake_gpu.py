@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from model.inference.cuda.depthwise import DepthwiseWeights, Tile
 from model.inference.cuda.norm import NormWeights
+from model.inference.cuda_runtime import Kernels
 
 
 class FakeStream:
@@ -116,3 +117,6 @@ def exact_norm(x: Tensor, weights: NormWeights, side: int) -> Tensor:
 def norm_in_torch(x: Tensor, weights: NormWeights, side: int, out: Tensor) -> None:
     """Takes the place of that kernel."""
     out.copy_(exact_norm(x, weights, side).view_as(out))
+
+
+IN_TORCH = Kernels(launch_in_torch, norm_in_torch, lambda network, dtype, input_size, sizes: None)

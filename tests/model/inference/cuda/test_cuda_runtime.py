@@ -14,7 +14,7 @@ from model.inference.cuda.depthwise import DepthwiseWeights, Launch, Tile
 from model.inference.cuda_runtime import CudaRuntime
 from model.inference.warm_up import warm_up
 from tests.model.inference.conftest import folded
-from tests.model.inference.cuda.fake_gpu import FakeGpu, FakeStream, launch_in_torch, norm_in_torch
+from tests.model.inference.cuda.fake_gpu import IN_TORCH, FakeGpu, FakeStream, launch_in_torch
 
 SIZES = [1, 2, 4]
 
@@ -33,7 +33,7 @@ def ever_faster() -> FakeGpu:
 
 
 def runtime_on(gpu: FakeGpu, dtype: torch.dtype = torch.float32, launch: Launch = launch_in_torch) -> CudaRuntime:
-    return CudaRuntime(folded(), gpu, dtype, 32, 4, compiled=False, launch=launch, norm=norm_in_torch)
+    return CudaRuntime(folded(), gpu, dtype, 32, 4, compiled=False, kernels=IN_TORCH._replace(depthwise=launch))
 
 
 def expected_logits(images: list[Pixels]) -> Tensor:
@@ -123,7 +123,8 @@ def test_a_tile_that_fails_is_not_used(images: list[Pixels]) -> None:
         launch_in_torch(x, weights, out, tile)
 
     gpu = ever_faster()
-    runtime = CudaRuntime(folded(), gpu, torch.float32, 32, 1, compiled=False, launch=launch, norm=norm_in_torch)
+    kernels = IN_TORCH._replace(depthwise=launch)
+    runtime = CudaRuntime(folded(), gpu, torch.float32, 32, 1, compiled=False, kernels=kernels)
     runtime.tune(images[:1], [1], 1.0)
     assert "depthwise" in runtime.mode
     assert {tile[1] for tile in runtime.tiles.values()} == {8}
@@ -219,7 +220,7 @@ def test_memory_that_graphs_need_lowers_the_batch_size(images: list[Pixels]) -> 
 def test_paths_are_chosen_with_fewer_images_if_memory_is_short(images: list[Pixels]) -> None:
     gpu = ever_faster()
     runtime = runtime_on(gpu)
-    failures = iter([None] * 4 + [torch.OutOfMemoryError("no room")])  # recording the second path's predecessor again
+    failures = iter([None] * 2 + [torch.OutOfMemoryError("no room")] * 2)  # of the second path, then of the first again
 
     def no_room(stream: FakeStream) -> None:
         if (error := next(failures, None)) is not None:
@@ -245,9 +246,7 @@ def test_a_slot_is_free_again_after_an_error(images: list[Pixels]) -> None:
 def test_an_error_of_the_weights_is_found_before_tuning(images: list[Pixels]) -> None:
     network = folded()
     network.head.fc.weight[0, 0] = float("nan")
-    runtime = CudaRuntime(
-        network, FakeGpu(), torch.float16, 32, 4, compiled=False, launch=launch_in_torch, norm=norm_in_torch
-    )
+    runtime = CudaRuntime(network, FakeGpu(), torch.float16, 32, 4, compiled=False, kernels=IN_TORCH)
     with pytest.raises(EngineError, match="finite"):
         warm_up(runtime, images, SIZES, 1.0)
 

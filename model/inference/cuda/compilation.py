@@ -1,0 +1,82 @@
+"""compile_kernels: all Triton kernels that a network may use, compiled on all cores before any of them is measured."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+from filelock import FileLock, Timeout
+from torch import nn
+
+from model.convnext import Block, ConvNeXt, Stage
+from model.inference.cuda.depthwise import candidate_tiles, compile_kernel, supports
+from model.inference.cuda.norm import compile_norm
+
+logger = logging.getLogger(__name__)
+
+Compile = Callable[[], None]
+
+_LOCK_TIMEOUT_S = 120.0
+
+
+def compile_kernels(network: ConvNeXt, dtype: torch.dtype, input_size: int, sizes: Sequence[int]) -> None:
+    """Compiles for the active device. What fails is left out: it is reported when the kernel is launched.
+
+    Processes that start at the same time and share a cache take turns: the others find what the first has compiled.
+    """
+    try:
+        compiles = list(dict.fromkeys(_compiles(network, dtype, input_size, sizes)))
+        with _turn():
+            compile_in_parallel([partial(*compile_) for compile_ in compiles])
+    except Exception:  # for example without Triton; each kernel is compiled when it is launched
+        logger.info("kernels are not compiled in advance", exc_info=True)
+
+
+def compile_in_parallel(compiles: Sequence[Compile]) -> None:
+    """Runs calls of ``compile_kernel`` and ``compile_norm``; Triton releases the interpreter lock most of the time."""
+    from triton import AsyncCompileMode
+
+    with ThreadPoolExecutor(_cores()) as threads, AsyncCompileMode(threads, ignore_errors=True):
+        for compile_ in compiles:
+            compile_()  # starts it; Triton's tables are changed by this thread only
+
+
+def _compiles(
+    network: ConvNeXt, dtype: torch.dtype, input_size: int, sizes: Sequence[int]
+) -> Iterator[tuple[object, ...]]:
+    """A function and its arguments for each kernel, the slow ones first."""
+    config = network.config
+    if not all(supports(width) for width in config.widths):
+        return
+    stages = [cast(Stage, stage) for stage in network.stages]
+    side = input_size // config.patch_size
+    for stage, channels in zip(stages, config.widths, strict=True):
+        eps = cast(Block, stage.blocks[0]).norm.eps
+        for tile in (tile for size in reversed(sizes) for tile in candidate_tiles(side, channels, size)):
+            yield compile_kernel, dtype, channels, eps, tile
+        side //= 2
+    if config.stem == "patch":
+        yield compile_norm, dtype, config.widths[0], 1, cast(nn.LayerNorm, network.stem[1]).eps
+    for stage, channels in zip(stages[1:], config.widths, strict=False):
+        norm, conv = cast(tuple[nn.LayerNorm, nn.Conv2d], tuple(cast(nn.Sequential, stage.downsample)))
+        yield compile_norm, dtype, channels, conv.kernel_size[0], norm.eps
+
+
+def _turn() -> AbstractContextManager[object]:
+    from triton import knobs
+
+    lock = FileLock(Path(knobs.cache.dir) / "convnext.lock")
+    try:
+        Path(knobs.cache.dir).mkdir(parents=True, exist_ok=True)
+        return lock.acquire(_LOCK_TIMEOUT_S)
+    except (OSError, Timeout, NotImplementedError):
+        return nullcontext()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,83 @@
+"""All kernels are compiled before they are launched, for a GPU that is not there."""
+
+import logging
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from model import Transform
+from model.convnext import ConvNeXt, ConvNeXtConfig
+from model.inference.cuda.compilation import compile_in_parallel, compile_kernels
+from model.inference.cuda.depthwise import Tile, candidate_tiles, compile_kernel
+from model.inference.cuda.norm import compile_norm
+from model.inference.fold import fold
+
+triton = pytest.importorskip("triton", reason="Triton is not installed")
+PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+pytestmark = pytest.mark.skipif(not PTXAS.exists(), reason="Triton has no ptxas")
+
+
+@pytest.fixture
+def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """Whether each kernel came from the cache, for a device whose compute capability is 9.0."""
+    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
+    device = hash(tmp_path)  # Triton keeps tables by device
+    gpu = SimpleNamespace(
+        get_current_target=lambda: target, get_current_device=lambda: device, get_current_stream=lambda _: 0
+    )
+    found: list[bool] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(triton.knobs.cache, "dir", str(tmp_path))
+        patch.setattr(triton.knobs.compilation, "listener", lambda *, cache_hit, **_: found.append(cache_hit))
+        triton.runtime.driver.set_active(gpu)
+        yield found
+        if torch.cuda.is_available():
+            triton.runtime.driver.reset_active()
+
+
+def network() -> ConvNeXt:
+    return fold(ConvNeXt(ConvNeXtConfig((1, 1), (8, 16), num_classes=5)), Transform(32, 32))
+
+
+def test_every_kernel_is_compiled_once(compiled: list[bool]) -> None:
+    compile_kernels(network(), torch.float16, 32, [1, 4])
+    tiles = {
+        (side, tile) for side, width in ((8, 8), (4, 16)) for n in (1, 4) for tile in candidate_tiles(side, width, n)
+    }
+    assert compiled == [False] * (len(tiles) + 2)  # and the LayerNorms of stem and downsampling
+    compile_kernel(torch.float16, 16, 1e-6, candidate_tiles(4, 16, 4)[0])
+    compile_norm(torch.float16, 8, 2, 1e-6)
+    assert len(compiled) == len(tiles) + 2
+
+
+def test_another_process_finds_what_has_been_compiled(compiled: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_norm(torch.float16, 8, 1, 1e-6)
+    monkeypatch.setattr(triton.runtime.driver.active, "get_current_device", lambda: -1)  # whose tables are empty
+    compile_norm(torch.float16, 8, 1, 1e-6)
+    assert compiled == [False, True]
+
+
+def test_a_kernel_that_cannot_be_compiled_does_not_stop_the_others(compiled: list[bool]) -> None:
+    impossible = partial(compile_kernel, torch.float16, 8, 1e-6, Tile(1, 3, 8, 1))  # not a power of 2
+    possible = partial(compile_kernel, torch.float16, 8, 1e-6, Tile(1, 8, 8, 1))
+    compile_in_parallel([impossible, possible])
+    assert compiled == [False]
+    with pytest.raises(triton.CompilationError):
+        impossible()
+
+
+def test_without_a_gpu_nothing_is_compiled_in_advance(
+    compiled: list[bool], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_gpu() -> int:
+        raise RuntimeError("0 active drivers")
+
+    monkeypatch.setattr(triton.runtime.driver.active, "get_current_device", no_gpu)
+    with caplog.at_level(logging.INFO):
+        compile_kernels(network(), torch.float16, 32, [1, 4])
+    assert compiled == []
+    assert "0 active drivers" in caplog.text
