@@ -6,14 +6,22 @@ In a rehearsal without CUDA, the kernel runs in Triton's interpreter.
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from benchmarks.gpu.step import Options, Results, start
-from model.inference.cuda.depthwise import DepthwiseWeights, Tile, candidate_tiles, launch_kernel, tile_seconds
+from model.inference.cuda.compilation import compile_in_parallel
+from model.inference.cuda.depthwise import (
+    DepthwiseWeights,
+    Tile,
+    candidate_tiles,
+    compile_kernel,
+    launch_kernel,
+    tile_seconds,
+)
 from model.inference.cuda.gpu import CudaGpu, GpuStream
 
 SHAPES = [(56, 96), (28, 192), (14, 384), (7, 768)]  # of convnext_tiny: height and width, channels
@@ -59,7 +67,7 @@ def sweep(side: int, channels: int, count: int, options: Options, results: Resul
     out = torch.empty_like(x)
     tiles = list(all_tiles(side, channels))[: 1 if options.small else None]
     if device.type == "cuda":
-        compile_all(x, weights, tiles)
+        compile_in_parallel([partial(compile_kernel, dtype, channels, weights.eps, tile) for tile in tiles])
     times: dict[Tile, float] = {}
     for tile in tiles:
         if options.seconds_left < 1:
@@ -72,19 +80,6 @@ def sweep(side: int, channels: int, count: int, options: Options, results: Resul
         for tile, s in ranked[:8]
     ]
     results.add(f"{side}×{side}×{channels} batch {count}", figures)
-
-
-def compile_all(x: Tensor, weights: DepthwiseWeights, tiles: list[Tile]) -> None:
-    """Compiles on several threads, as a part of it does not hold the interpreter lock."""
-    small = x[:1]
-
-    def compile_one(tile: Tile) -> None:
-        with torch.cuda.device(x.device):
-            launch_kernel(small, weights, torch.empty_like(small), tile)
-
-    with ThreadPoolExecutor(8) as threads:
-        for done in [threads.submit(compile_one, tile) for tile in tiles]:
-            done.exception()  # is reported when the tile is measured
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from subprocess import PIPE
 
 import pytest
 import torch
@@ -25,11 +27,11 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 LOW_MEMORY = """
-room = 1.5 * 2**30
+room = 0.75 * 2**30
 torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
-engine = InferenceEngine(model, device="cuda", max_batch_size=1024)
+engine = InferenceEngine(model, device="cuda", max_batch_size=256)
 engine.warm_up()
-assert 1 <= engine.max_batch_size < 1024, engine.max_batch_size
+assert 1 <= engine.max_batch_size < 256, engine.max_batch_size
 assert len(engine.predict(images[:1] * engine.max_batch_size)) == engine.max_batch_size
 print("served", engine.max_batch_size, engine.mode)
 """
@@ -66,20 +68,33 @@ for _ in range(2):
 """
 
 
-def run(script: str) -> str:
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+@pytest.fixture(scope="module")
+def started() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """All at once, as most of their time goes into imports."""
+    scripts = {"low memory": SET_UP + LOW_MEMORY, "lost": SET_UP + LOST, "failed recording": FAILED_RECORDING}
+    processes = {
+        name: subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=PIPE, stderr=PIPE, text=True)
+        for name, script in scripts.items()
+    }
+    yield processes
+    for process in processes.values():
+        process.kill()
+        process.communicate()
 
 
-def test_too_little_memory_lowers_the_batch_size() -> None:
-    assert run(SET_UP + LOW_MEMORY).startswith("served")
+def output_of(process: subprocess.Popen[str]) -> str:
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors[-3000:]
+    return output
 
 
-def test_a_failed_assertion_in_a_kernel_is_a_lost_device() -> None:
-    assert run(SET_UP + LOST).split() == ["lost", "lost"]
+def test_a_failed_recording_does_not_prevent_others(started: dict[str, subprocess.Popen[str]]) -> None:
+    assert output_of(started["failed recording"]).split() == ["failed", "True"] * 2
 
 
-def test_a_failed_recording_does_not_prevent_others() -> None:
-    assert run(FAILED_RECORDING).split() == ["failed", "True"] * 2
+def test_a_failed_assertion_in_a_kernel_is_a_lost_device(started: dict[str, subprocess.Popen[str]]) -> None:
+    assert output_of(started["lost"]).split() == ["lost", "lost"]
+
+
+def test_too_little_memory_lowers_the_batch_size(started: dict[str, subprocess.Popen[str]]) -> None:
+    assert output_of(started["low memory"]).startswith("served")

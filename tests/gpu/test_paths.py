@@ -1,5 +1,6 @@
 """Every faster path on a CUDA device, compared with float32; skipped without CUDA."""
 
+from functools import partial
 from typing import get_args
 
 import pytest
@@ -7,14 +8,21 @@ import torch
 
 from model import Transform
 from model.convnext import ConvNeXt, ConvNeXtConfig
-from model.inference.cuda.depthwise import DepthwiseNorm, DepthwiseWeights, candidate_tiles, launch_kernel
+from model.inference.cuda.compilation import compile_in_parallel
+from model.inference.cuda.depthwise import (
+    DepthwiseNorm,
+    DepthwiseWeights,
+    candidate_tiles,
+    compile_kernel,
+    launch_kernel,
+)
 from model.inference.cuda.fused import FastPath, FusedConvNeXt, available_paths
 from model.inference.cuda.gpu import CudaGpu
 from model.inference.cuda.paths import LIMIT
 from model.inference.cuda_runtime import CudaRuntime
 from model.inference.fold import fold
 from model.inference.precise_head import PreciseHead
-from tests.gpu.networks import smooth_images
+from tests.gpu.networks import WIDTHS, smooth_images
 from tests.model.conftest import randomize
 from tests.model.inference.cuda.fake_gpu import exact_depthwise_norm
 
@@ -25,10 +33,14 @@ if not torch.cuda.is_available():
 
 CUDA = torch.device("cuda:0")
 ERRORS = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
+CASES = [  # side, channels, images, data type
+    *((*shape, torch.float16) for shape in ((56, 96, 4), (7, 768, 4), (7, 768, 1), (13, 40, 5), (1, 8, 1))),
+    *((13, 40, 5, dtype) for dtype in (torch.float32, torch.bfloat16)),
+]
 
 
 def folded(size: int = 64, **kind: bool) -> ConvNeXt:
-    network = randomize(ConvNeXt(ConvNeXtConfig((2, 3), (32, 64), num_classes=5, **kind)))  # type: ignore[arg-type]  # flags
+    network = randomize(ConvNeXt(ConvNeXtConfig((2, 3), WIDTHS, num_classes=5, **kind)))  # type: ignore[arg-type]  # flags
     return fold(network, Transform(size, size))
 
 
@@ -37,8 +49,14 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("dtype", ERRORS)
-@pytest.mark.parametrize(("side", "channels", "count"), [(56, 96, 4), (7, 768, 3), (7, 768, 1), (13, 40, 5), (1, 8, 1)])
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """All tiles below, on all cores."""
+    tiles = {(dtype, c, tile) for side, c, n, dtype in CASES for tile in candidate_tiles(side, c, n)}
+    compile_in_parallel([partial(compile_kernel, dtype, c, 1e-6, tile) for dtype, c, tile in tiles])
+
+
+@pytest.mark.parametrize(("side", "channels", "count", "dtype"), CASES)
 def test_the_kernel_computes_a_layer_with_every_tile(side: int, channels: int, count: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     x = torch.randn(count, side, side, channels).to(dtype)
@@ -51,10 +69,9 @@ def test_the_kernel_computes_a_layer_with_every_tile(side: int, channels: int, c
         assert difference(out, expected) < ERRORS[dtype], tile
 
 
-@pytest.mark.parametrize("path", [*FAST_PATHS, "all"])
+@pytest.mark.parametrize(("path", "dtype"), [*((path, torch.float16) for path in FAST_PATHS), ("all", torch.bfloat16)])
 @pytest.mark.parametrize("grn", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_each_path_computes_the_network(path: str, grn: bool, dtype: torch.dtype) -> None:
+def test_each_path_computes_the_network(path: str, dtype: torch.dtype, grn: bool) -> None:
     exact = folded(grn=grn, layer_scale=not grn)
     network = PreciseHead(folded(grn=grn, layer_scale=not grn), CUDA, dtype)
     groups: dict[str, list[str]] = {"residual": ["depthwise", "residual"], "all": list(available_paths(exact, 64))}
@@ -72,7 +89,7 @@ def test_each_path_computes_the_network(path: str, grn: bool, dtype: torch.dtype
 
 def test_all_paths_are_proved_on_this_device() -> None:
     """They may be slower for a network this small, but none of them may fail or deviate."""
-    network = fold(randomize(ConvNeXt(ConvNeXtConfig((2, 2), (32, 64), num_classes=5))), Transform(224, 224))
+    network = fold(randomize(ConvNeXt(ConvNeXtConfig((2, 2), WIDTHS, num_classes=5))), Transform(224, 224))
     runtime = CudaRuntime(network, CudaGpu(CUDA), torch.float16, 224, 4, compiled=False)
     images = smooth_images(4)
     for size in (1, 2, 4):
