@@ -25,7 +25,7 @@ from benchmarks.service.servers import ROOT, python_path
 
 LIMIT_S = 540.0
 MIN_STEP_S = 5.0
-LOG_CHARACTERS = 12000
+LOG_CHARACTERS = 20000
 NO_TESTS = 5  # pytest's exit code if all are skipped
 STOP_S = 5.0  # a step that is still running ends by itself before its limit, if it can
 INTERRUPTED_S = 4.0  # after the limit, for a step to stop what it has started
@@ -42,10 +42,10 @@ class Step:
 
 STEPS = (
     Step("ceilings", 30),
-    Step("tests", 90, ("tests/gpu",)),
+    Step("tests", 75, ("tests/gpu",)),
     Step("engines", 150),
     Step("http", 120),
-    Step("profile", 30),
+    Step("profile", 45),
     Step("tiles", 40),
     Step("equality", 35),
     Step("decoding", 45),

@@ -24,7 +24,7 @@ WORKERS = (4, 1, 6)
 CONNECTIONS = (64, 128)
 GENERATORS = 4  # processes; one of them would be slower than the service
 SECONDS = 5.0
-WARMUP_S = 2.0
+WARMUP_S = 1.0
 MEASURE_S = len(CONNECTIONS) * (SECONDS + WARMUP_S + 1)  # of one number of workers
 MIN_START_S = 10.0  # with less time for the start, nothing more is measured
 MAX_START_S = 60.0
@@ -74,7 +74,9 @@ def measure(
         with running(started, port, photos[0], Path(folder), start_s) as url:
             log = wait_for_workers(Path(folder), workers or 1, began + start_s)
             served = re.findall(r"main: serving (.*)", log)  # device, paths and rate of each
-            results.add(f"{workers or 1} workers", {"served": served, "start s": time.monotonic() - began})
+            parts = re.findall(r"timing: (.*) s$", log, re.MULTILINE)  # seconds of the parts of each start
+            figures = {"served": served, "start s": time.monotonic() - began, "parts of the start": parts}
+            results.add(f"{workers or 1} workers", figures)
             requests = make_requests(url, photos, started.multipart)
             for connections in CONNECTIONS:
                 loads = [

@@ -15,6 +15,7 @@ def main() -> None:
     name, size = (SMALL, 2) if options.small else ("tiny", 128)
     engine = InferenceEngine(build(name)[0], device=options.device, runtime="torch", max_batch_size=size)
     engine.warm_up()
+    results.add("mode", engine.mode)
     images = list(batch_of(engine.max_batch_size))
     engine.predict(images)
     on_gpu = options.torch_device.type == "cuda"
@@ -26,7 +27,6 @@ def main() -> None:
     events = [event for event in profiled.key_averages() if event.self_device_time_total or not on_gpu]
     events.sort(key=lambda event: -(event.self_device_time_total if on_gpu else event.self_cpu_time_total))
     total_us = sum(event.self_device_time_total if on_gpu else event.self_cpu_time_total for event in events)
-    results.add("mode", engine.mode)
     results.add("us per batch", total_us / BATCHES)
     for event in events[:KERNELS]:
         spent_us = event.self_device_time_total if on_gpu else event.self_cpu_time_total

@@ -12,6 +12,7 @@ class _FailuresAtOnce:
             self._terminal.write_line(f"\n{report.nodeid}\n{report.longreprtext}")
 
 
+@pytest.hookimpl(trylast=True)  # after the reporter's own
 def pytest_configure(config: pytest.Config) -> None:
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if isinstance(terminal, pytest.TerminalReporter):  # not in xdist's workers
