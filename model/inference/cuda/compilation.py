@@ -30,9 +30,9 @@ def compile_kernels(network: ConvNeXt, dtype: torch.dtype, input_size: int, size
     Processes that start at the same time and share a cache take turns: the others find what the first has compiled.
     """
     try:
-        compiles = list(dict.fromkeys(_compiles(network, dtype, input_size, sizes)))
+        kernels = dict.fromkeys(_kernels(network, dtype, input_size, sizes))
         with _turn():
-            compile_in_parallel([partial(*compile_) for compile_ in compiles])
+            compile_in_parallel([partial(compile_, *arguments) for compile_, arguments in kernels])
     except Exception:  # for example without Triton; each kernel is compiled when it is launched
         logger.info("kernels are not compiled in advance", exc_info=True)
 
@@ -46,9 +46,9 @@ def compile_in_parallel(compiles: Sequence[Compile]) -> None:
             compile_()  # starts it; Triton's tables are changed by this thread only
 
 
-def _compiles(
+def _kernels(
     network: ConvNeXt, dtype: torch.dtype, input_size: int, sizes: Sequence[int]
-) -> Iterator[tuple[object, ...]]:
+) -> Iterator[tuple[Callable[..., None], tuple[object, ...]]]:
     """A function and its arguments for each kernel, the slow ones first."""
     config = network.config
     if not all(supports(width) for width in config.widths):
@@ -58,13 +58,13 @@ def _compiles(
     for stage, channels in zip(stages, config.widths, strict=True):
         eps = cast(Block, stage.blocks[0]).norm.eps
         for tile in (tile for size in reversed(sizes) for tile in candidate_tiles(side, channels, size)):
-            yield compile_kernel, dtype, channels, eps, tile
+            yield compile_kernel, (dtype, channels, eps, tile)
         side //= 2
     if config.stem == "patch":
-        yield compile_norm, dtype, config.widths[0], 1, cast(nn.LayerNorm, network.stem[1]).eps
+        yield compile_norm, (dtype, config.widths[0], 1, cast(nn.LayerNorm, network.stem[1]).eps)
     for stage, channels in zip(stages[1:], config.widths, strict=False):
         norm, conv = cast(tuple[nn.LayerNorm, nn.Conv2d], tuple(cast(nn.Sequential, stage.downsample)))
-        yield compile_norm, dtype, channels, conv.kernel_size[0], norm.eps
+        yield compile_norm, (dtype, channels, conv.kernel_size[0], norm.eps)
 
 
 def _turn() -> AbstractContextManager[object]:

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock
 
 from model import Transform
 from model.convnext import ConvNeXt, ConvNeXtConfig
@@ -59,6 +61,18 @@ def test_another_process_finds_what_has_been_compiled(compiled: list[bool], monk
     monkeypatch.setattr(triton.runtime.driver.active, "get_current_device", lambda: -1)  # whose tables are empty
     compile_norm(torch.float16, 8, 1, 1e-6)
     assert compiled == [False, True]
+
+
+def test_processes_that_share_a_cache_take_turns(compiled: list[bool], tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "convnext.lock")
+    with ThreadPoolExecutor(1) as other:
+        with lock:
+            start = other.submit(compile_kernels, network(), torch.float16, 32, [1, 4])
+            with pytest.raises(TimeoutError):
+                start.result(timeout=0.3)
+            assert compiled == []
+        start.result()
+    assert compiled
 
 
 def test_a_kernel_that_cannot_be_compiled_does_not_stop_the_others(compiled: list[bool]) -> None:

@@ -93,3 +93,12 @@ def test_the_epilogue_is_a_linear_layer_and_gelu() -> None:
     expected = torch.nn.functional.gelu(x.double() @ weight.double().T + bias.double())
     assert_close = torch.testing.assert_close
     assert_close(linear_gelu(x, weight, bias).double(), expected, atol=1e-3, rtol=1e-3)  # tanh or erf
+
+
+def test_other_batch_sizes_take_the_tile_of_the_nearest_one_that_was_measured() -> None:
+    depthwise = DepthwiseNorm(launch_in_torch)
+    few, many = candidate_tiles(4, 8, 1)[0], candidate_tiles(4, 8, 16)[0]
+    depthwise.tiles = {(1, 4, 4, 8): few, (16, 4, 4, 8): many, (16, 2, 2, 8): many}
+    depthwise.extend([1, 2, 4, 8, 16])
+    assert [depthwise.tiles[size, 4, 4, 8] for size in (1, 2, 4, 8, 16)] == [few, few, many, many, many]
+    assert depthwise.tiles[1, 2, 2, 8] == many
