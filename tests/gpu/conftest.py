@@ -1,5 +1,7 @@
 """Prints a failure at once: a run that is stopped at its limit has no summary."""
 
+from __future__ import annotations  # older versions of pytest lack a name
+
 import pytest
 
 
@@ -15,5 +17,5 @@ class _FailuresAtOnce:
 @pytest.hookimpl(trylast=True)  # after the reporter's own
 def pytest_configure(config: pytest.Config) -> None:
     terminal = config.pluginmanager.get_plugin("terminalreporter")
-    if isinstance(terminal, pytest.TerminalReporter):  # not in xdist's workers
+    if terminal is not None:  # not in xdist's workers
         config.pluginmanager.register(_FailuresAtOnce(terminal))
