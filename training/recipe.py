@@ -75,7 +75,7 @@ RECIPES: dict[str, Recipe] = {
         stable=Phase((128,), (0.15, 0.8), mixup=0.3),
         decay=Phase((160,), (0.25, 0.9), mixup=0.3),
         batch_size=1024,
-        peak_lr=3e-3,
+        peak_lr=2e-3,
         warmup_steps=300,
         label_smoothing=0.0,  # which would hide from a student how similar the classes are
     ),
