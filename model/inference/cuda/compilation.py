@@ -1,7 +1,6 @@
 """compile_kernels: all Triton kernels that a network may use, compiled on all cores before any of them is measured."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +13,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from model.convnext import Block, ConvNeXt, Stage
+from model.inference.cpu import available_cores
 from model.inference.cuda.depthwise import candidate_tiles, compile_kernel, supports
 from model.inference.cuda.norm import compile_norm
 
@@ -41,7 +41,7 @@ def compile_in_parallel(compiles: Sequence[Compile]) -> None:
     """Runs calls of ``compile_kernel`` and ``compile_norm``; Triton releases the interpreter lock most of the time."""
     from triton import AsyncCompileMode
 
-    with ThreadPoolExecutor(_cores()) as threads, AsyncCompileMode(threads, ignore_errors=True):
+    with ThreadPoolExecutor(available_cores()) as threads, AsyncCompileMode(threads, ignore_errors=True):
         for compile_ in compiles:
             compile_()  # starts it; Triton's tables are changed by this thread only
 
@@ -76,7 +76,3 @@ def _turn() -> AbstractContextManager[object]:
         return lock.acquire(_LOCK_TIMEOUT_S)
     except (OSError, Timeout, NotImplementedError):
         return nullcontext()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -119,6 +119,6 @@ def _end_allocation(graph: torch.cuda.CUDAGraph, device_index: int, pool: tuple[
     """Ends what torch does not if a recording cannot be ended; with it, no graph could be recorded any more."""
     try:
         torch._C._cuda_endAllocateToPool(device_index, pool)  # noqa: SLF001 - as in torch.cuda.use_mem_pool
-    except (RuntimeError, TypeError):
-        return  # it has ended
+    except (RuntimeError, TypeError, AttributeError):
+        return  # it has ended, or this torch has no such function
     _failed.append(graph)
