@@ -3,6 +3,7 @@
 import codecs
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from model.errors import CheckpointError
 
 _FOLDER = Path(__file__).parent
 _NESTED = ("id2label", "class_to_idx", "label2id", "label_names", "labels", "classes", "class_names", "names")
+_UNSUPPORTED = (".yaml", ".yml", ".toml", ".xml", ".pbtxt", ".npy", ".pkl")
 _HEADERS = {"name", "names", "label", "labels", "class", "classes", "class_name"}
 
 
@@ -36,8 +38,10 @@ def read_labels(path: Path) -> tuple[str, ...]:
         raise CheckpointError(f"Cannot read the labels file {path}: {error}") from error
     if path.suffix.lower() in (".csv", ".tsv"):
         return _parse_rows(text, str(path))
+    if path.suffix.lower() in _UNSUPPORTED:
+        raise CheckpointError(f"{path}: labels must be text, CSV or JSON")
     if path.suffix.lower() != ".json" and not text.lstrip().startswith(("[", "{")):
-        return _validated(text.rstrip().splitlines(), str(path))
+        return _parse_lines(text.rstrip().splitlines(), str(path))
     try:
         return parse_labels(json.loads(text), str(path))
     except (ValueError, RecursionError) as error:
@@ -50,9 +54,21 @@ def _decode(data: bytes) -> str:
     return data.decode("utf-16" if is_utf16 else "utf-8-sig")
 
 
+def _parse_lines(lines: list[str], source: str) -> tuple[str, ...]:
+    """The labels of a text file. Raises ``CheckpointError`` if the lines are numbered, and not in this order."""
+    rows = [re.split(r"[\s,:;=]+", line.strip()) for line in lines]
+    for position in (0, -1):
+        numbers = [int(row[position]) for row in rows if len(row) > 1 and row[position].isdecimal()]
+        ordered = sorted(numbers)
+        if numbers != ordered and ordered in (list(range(len(lines))), list(range(1, len(lines) + 1))):
+            raise CheckpointError(f"{source}: the lines are numbered, but not in order; use CSV with index and name")
+    return _validated(lines, source)
+
+
 def _parse_rows(text: str, source: str) -> tuple[str, ...]:
     """The labels of a CSV file: a name per row, or an index and a name in any order, with or without a header."""
-    rows = [row for row in csv.reader(text.splitlines(), delimiter="\t" if "\t" in text else ",") if row]
+    delimiter = next((mark for mark in "\t;" if all(mark in line for line in text.split("\n") if line.strip())), ",")
+    rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if row]
     if not rows or {len(row) for row in rows} not in ({1}, {2}):
         raise CheckpointError(f"{source}: expected one column of names, or an index and a name in each row")
     if len(rows[0]) == 1:

@@ -51,8 +51,11 @@ def test_reads_labels_in_every_format(tmp_path: Path, name: str, content: str) -
         ("labels.csv", b"0,1\n1,0\n", "labels"),  # ambiguous
         ("labels.csv", b"0,cat\n2,dog\n", "labels"),
         ("labels.csv", b"a,b,c\n", "labels"),
+        ("labels.txt", b"1 dog\n0 cat\n", "numbered"),
+        ("labels.txt", b"dog: 2\ncat: 1\n", "numbered"),
+        ("labels.yaml", b"- cat\n- dog\n", "CSV"),
     ],
-    ids=range(14),
+    ids=range(17),
 )
 def test_rejects_invalid_labels(tmp_path: Path, name: str, content: bytes, value: str) -> None:
     (tmp_path / name).write_bytes(content)
@@ -75,6 +78,7 @@ def test_rejects_a_missing_file(tmp_path: Path) -> None:
         ("labels.csv", "name\ncat\ndog\n"),
         ("labels.csv", "index,name\n1,dog\n0,cat\n"),
         ("labels.csv", "cat,0\ndog,1\n"),
+        ("labels.csv", "index;name\n1;dog\n0;cat\n"),
         ("labels.tsv", "name\tindex\ndog\t1\ncat\t0\n"),
     ],
 )
@@ -89,3 +93,9 @@ def test_names_may_be_numbers(tmp_path: Path) -> None:
     assert read_labels(tmp_path / "folders.json") == ("0", "1", "10")
     (tmp_path / "ids.json").write_text('{"0": 5, "1": 7}')
     assert read_labels(tmp_path / "ids.json") == ("5", "7")
+
+
+@pytest.mark.parametrize("lines", [("0 stars", "1 star"), ("1", "0"), ("50 cent", "2 euro")])
+def test_labels_may_begin_with_numbers(tmp_path: Path, lines: tuple[str, ...]) -> None:
+    (tmp_path / "labels.txt").write_text("\n".join(lines))
+    assert read_labels(tmp_path / "labels.txt") == lines
