@@ -67,10 +67,11 @@ def _read_pickle(path: Path) -> StateDictFile:
         raise CheckpointError(
             f"{path} is corrupt, truncated or not a torch.save file: {_first_sentence(error)}"
         ) from error
-    if isinstance(content, Placeholder):
-        raise CheckpointError(_unpickling_problem(path, ForbiddenGlobal(content.origin)))
     tensors = dict(_flatten(content))
     if not tensors:
+        for value in (content, *content.values()) if isinstance(content, Mapping) else (content,):
+            if isinstance(value, Placeholder):
+                raise CheckpointError(_unpickling_problem(path, ForbiddenGlobal(value.origin)))
         found = f"{type(content).__name__} of {', '.join(map(repr, content))}" if isinstance(content, Mapping) else "it"
         raise CheckpointError(f"{path} has no state_dict: there are no named tensors in {found[:200]}")
     return StateDictFile(tensors, {}, "pickle")

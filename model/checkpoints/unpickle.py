@@ -1,7 +1,7 @@
 """Unpickles training checkpoints without executing code from the file.
 
-Objects that are not needed, such as dates, paths and options of training libraries, become placeholders, which store
-nothing. What could execute code, and pickled networks, are rejected by name.
+Objects that are not needed, such as dates, paths, losses and options of training libraries, become placeholders, which
+store nothing. What could execute code is rejected by name.
 """
 
 import collections
@@ -18,7 +18,8 @@ import torch
 _BUILTINS = (bool, bytearray, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
 _REBUILD = ("_rebuild_parameter", "_rebuild_tensor", "_rebuild_tensor_v2")
 _DATA_MODULES = {"argparse", "collections", "datetime", "decimal", "enum", "fractions", "pathlib", "uuid", "zoneinfo"}
-_DATA_NAMES = {"types.SimpleNamespace", "builtins.slice", "builtins.range"}
+_DATA_NAMES = {"types.SimpleNamespace", "builtins.slice", "builtins.range", "functools.partial"}
+_SKIPPED = ("torch.nn.modules.", "torch.optim.")  # losses, optimizers and networks among the options of Lightning
 
 
 class ForbiddenGlobal(pickle.UnpicklingError):
@@ -33,6 +34,7 @@ class Placeholder:
     """An object whose class is not imported; ``origin`` is the full name of the class."""
 
     origin = ""
+    dump_patches = False  # torch.load asks it of the classes of modules in files before version 1.6
 
     def __new__(cls, *_args: object, **_options: object) -> "Placeholder":
         """Ignores the arguments."""
@@ -67,7 +69,7 @@ class DataUnpickler(pickle.Unpickler):
             return dtype
         if package == "numpy":
             return _numpy_global(module, name)
-        is_data = package in _DATA_MODULES or full in _DATA_NAMES
+        is_data = package in _DATA_MODULES or full in _DATA_NAMES or module.startswith(_SKIPPED)
         if not is_data and (package in ("torch", "nt", "posix", "__builtin__") or package in sys.stdlib_module_names):
             raise ForbiddenGlobal(full)
         return _placeholder(full)

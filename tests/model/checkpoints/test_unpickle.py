@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
+from torch import nn
 
 from model.checkpoints.state_dict_file import read_state_dict
 from model.errors import CheckpointError
@@ -45,7 +47,7 @@ def save(path: Path, extra: object, *, zipped: bool) -> Path:
 @pytest.mark.parametrize(
     "function",
     [
-        *(os.system, eval, exec, importlib.import_module, functools.partial, operator.attrgetter, runpy.run_path),
+        *(os.system, eval, exec, importlib.import_module, operator.attrgetter, runpy.run_path),
         *(timeit.timeit, torch.load, torch.hub.load, torch.jit.load, torch.storage._load_from_bytes),  # noqa: SLF001
     ],
 )
@@ -60,7 +62,7 @@ def test_rejects_functions_that_could_execute_code(
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("function", [subprocess.Popen, np.load])
+@pytest.mark.parametrize("function", [subprocess.Popen, np.load, functools.partial])
 def test_does_not_call_what_it_skips(tmp_path: Path, function: Callable[..., object], zipped: bool) -> None:
     """Python pickles ``subprocess.Popen`` under the name that it had in Python 2."""
     marker = tmp_path / "executed"
@@ -74,3 +76,20 @@ def test_skips_objects_that_are_not_needed(tmp_path: Path, zipped: bool) -> None
     extra = [collections.defaultdict(list, a=[1]), collections.deque([1]), Items([1, 2]), np.array(["a", None], object)]
     path = save(tmp_path / "mine.pth", extra, zipped=zipped)
     assert list(read_state_dict(path).tensors) == ["state_dict.stem.0.weight"]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_skips_the_losses_and_optimizers_among_hyperparameters(tmp_path: Path, zipped: bool) -> None:
+    optimizer = functools.partial(torch.optim.AdamW, lr=0.1)
+    extra = {"loss": nn.CrossEntropyLoss(torch.ones(2)), "optimizer": optimizer, "net": nn.Linear(2, 2)}
+    path = save(tmp_path / "mine.pth", extra, zipped=zipped)
+    assert list(read_state_dict(path).tensors) == ["state_dict.stem.0.weight"]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("wrap", [lambda network: network, lambda network: {"epoch": 1, "model": network}], ids=[0, 1])
+def test_names_the_class_of_a_pickled_network(tmp_path: Path, zipped: bool, wrap: Callable[..., object]) -> None:
+    network = wrap(torchvision.models.AlexNet())
+    torch.save(network, tmp_path / "mine.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"torchvision\.models\.alexnet\.AlexNet"):
+        read_state_dict(tmp_path / "mine.pth")
