@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +15,9 @@ from model.images.transform import IMAGENET_MEAN, IMAGENET_STD, Transform
 from model.labels import parse_id_to_label, parse_labels
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+_ONE_FILE = "save one file (max_shard_size='10GB')"
+_DESCRIPTIONS = ("config.json", "preprocessor_config.json", "processor_config.json")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
 _OTHER_FILES = ("optimizer", "scheduler", "scaler", "training_args", "rng_state")
 _PREFERRED = ("model_best.", "checkpoint-best.", "best.", "last.")
@@ -48,6 +53,7 @@ _PRETRAINED_KEYS = {
     *("label_descriptions", "pool_size", "test_pool_size", "first_conv", "classifier", "license", "description"),
     *("origin_url", "paper_name", "paper_ids", "license_link"),
 }
+_TIMM_TRANSFORM = {"input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"}
 _CLIP_SIZES = (640, 768, 1024)
 _MISNAMED = {  # what a hand-written file may call them
     **dict.fromkeys(("image_size", "img_size", "size", "resolution"), "input_size, as [3, 224, 224]"),
@@ -71,17 +77,21 @@ Json = Mapping[str, Any]  # Any: parsed JSON
 def locate(path: Path) -> tuple[Path, Path | None]:
     """Returns the weights file at ``path``, and the folder whose JSON files describe it, if there is one.
 
-    A file with one of the libraries' default names belongs to its folder if that contains a config.json.
-    Raises ``CheckpointError`` if a folder does not contain exactly one weights file.
+    Raises ``CheckpointError`` if a folder does not contain exactly one weights file, and for weights that are not
+    complete: one of several shards, or the base of an adapter.
     """
+    folder = path if path.is_dir() else path.parent
+    if (folder / "adapter_config.json").exists():
+        raise CheckpointError(f"{folder} has an adapter of PEFT; merge it with merge_and_unload() and save the network")
+    if _SHARD.search(path.name):
+        raise CheckpointError(f"{path} has a part of the weights; {_ONE_FILE}")
     if not path.is_dir():
-        described = path.name in _WEIGHTS and (path.parent / "config.json").exists()
-        return path, path.parent if described else None
+        return path, folder if any((folder / name).exists() for name in _DESCRIPTIONS) else None
     for name in _WEIGHTS:
         if (path / name).exists():
             return path / name, path
         if (path / f"{name}.index.json").exists():
-            raise CheckpointError(f"{path}: sharded weights are not supported; save one file (max_shard_size='10GB')")
+            raise CheckpointError(f"{path}: sharded weights are not supported; {_ONE_FILE}")
     found = sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES) and not f.name.startswith(_OTHER_FILES))
     for start in _PREFERRED if len(found) > 1 else ():
         found = [file for file in found if file.name.startswith(start)] or found
@@ -96,22 +106,33 @@ def locate(path: Path) -> tuple[Path, Path | None]:
 
 
 def read_card(folder: Path) -> ModelCard:
-    """Reads config.json and preprocessor_config.json; a null value is treated as absent.
+    """Reads the JSON files of a folder; a null value in config.json is treated as absent.
 
     Raises ``CheckpointError`` if a file is malformed or requires an unsupported feature.
     """
     name, path = folder.resolve().name, folder / "config.json"
-    if not path.exists():
-        return ModelCard(name, notes=(f"{folder} has no config.json",))
-    config = _read_json(path)
+    config = _without_nulls(_read_json(path)) if path.exists() else {}
     try:
-        if config.keys() & _TIMM_KEYS or "model_type" not in config:
-            return _timm_card(name, config)
-        return _transformers_card(name, config, folder)
+        if path.exists() and (config.keys() & _TIMM_KEYS or "model_type" not in config):
+            card = _timm_card(name, config)
+        else:
+            card = _transformers_card(name, config) if config else ModelCard(name)
+        transform = card.transform or _transform_of_processor(folder)
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{folder}: unexpected content in the JSON files: {error!r}") from error
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
+    missing = () if path.exists() else (f"{folder} has no config.json",)
+    return replace(card, transform=transform, notes=card.notes + missing)
+
+
+def _transform_of_processor(folder: Path) -> Transform | None:
+    """Returns the transform in the file from which transformers loads the processor, if there is one."""
+    path = folder / "processor_config.json"
+    if path.exists() and "image_processor" in (processor := _read_json(path)):
+        return _transformers_transform(processor["image_processor"])
+    path = folder / "preprocessor_config.json"
+    return _transformers_transform(_read_json(path)) if path.exists() else None
 
 
 def _read_json(path: Path) -> Json:
@@ -121,7 +142,7 @@ def _read_json(path: Path) -> Json:
         raise CheckpointError(f"Cannot read {path} as JSON: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} does not contain a JSON object")
-    return _without_nulls(content)
+    return content
 
 
 def _without_nulls(content: Json) -> Json:
@@ -130,8 +151,10 @@ def _without_nulls(content: Json) -> Json:
 
 def _timm_card(name: str, config: Json) -> ModelCard:
     data, arguments = _without_nulls(config.get("pretrained_cfg", config)), config.get("model_args", {})
-    unknown = sorted(config.keys() - _TIMM_KEYS - _TRANSFORMERS_KEYS) if data is not config else []
-    unknown += sorted(data.keys() - _PRETRAINED_KEYS - (_TIMM_KEYS | _TRANSFORMERS_KEYS if data is config else set()))
+    if "pretrained_cfg" in config:
+        unknown = sorted(config.keys() - _TIMM_KEYS - _TRANSFORMERS_KEYS) + sorted(data.keys() - _PRETRAINED_KEYS)
+    else:
+        unknown = sorted(config.keys() - _TIMM_KEYS - _TRANSFORMERS_KEYS - _PRETRAINED_KEYS)
     for key in unknown:
         if key in _MISNAMED:
             raise CheckpointError(f"unknown key {key!r} in config.json; the name is {_MISNAMED[key]}")
@@ -149,7 +172,7 @@ def _timm_card(name: str, config: Json) -> ModelCard:
     return ModelCard(
         name=name,
         licence=data.get("license"),
-        transform=timm_transform(data),
+        transform=timm_transform(data) if data.keys() & _TIMM_TRANSFORM else None,
         labels=labels,
         norm_eps=arguments.get("norm_eps"),
         head_norm_eps=arguments.get("norm_eps"),
@@ -197,25 +220,28 @@ def timm_transform(data: Json) -> Transform:
     )
 
 
-def _transformers_card(name: str, config: Json, folder: Path) -> ModelCard:
+def _transformers_card(name: str, config: Json) -> ModelCard:
     if config.get("model_type") not in ("convnext", "convnextv2"):
         raise _unsupported("model_type", config.get("model_type"), "'convnext' and 'convnextv2'")
     if config.get("hidden_act", "gelu") != "gelu":
         raise _unsupported("hidden_act", config["hidden_act"], "'gelu'")
-    labels, processor = config.get("id2label"), folder / "preprocessor_config.json"
+    labels = config.get("id2label")
     return ModelCard(
         name=name,
-        transform=_transformers_transform(_read_json(processor)) if processor.exists() else None,
         labels=None if labels is None else parse_id_to_label(labels, "id2label"),
         patch_size=config.get("patch_size", 4),
         head_norm_eps=config.get("layer_norm_eps", 1e-12),
         activation=_activation(config),
-        notes=() if processor.exists() else (f"{folder} has no preprocessor_config.json",),
     )
 
 
 def _transformers_transform(processor: Json) -> Transform:
-    """Returns the transform of transformers' ConvNextImageProcessor, with its defaults for absent keys."""
+    """Returns the transform of transformers' ConvNextImageProcessor, with its defaults for absent keys.
+
+    A null that is a switch is off, as in transformers.
+    """
+    switches = {key: bool(value) for key, value in processor.items() if key.startswith("do_")}
+    processor = dict(_without_nulls(processor)) | switches
     kind = processor.get("image_processor_type", processor.get("feature_extractor_type"))
     if kind not in _PROCESSORS:
         raise _unsupported("image_processor_type", kind, _PROCESSORS[0])

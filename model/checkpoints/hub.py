@@ -6,7 +6,10 @@ from pathlib import Path
 from model.errors import DownloadError
 
 _NAME = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
-_PATTERNS = ("config.json", "preprocessor_config.json", "model.safetensors", "*.index.json")
+_PATTERNS = (
+    *("config.json", "preprocessor_config.json", "processor_config.json", "adapter_config.json"),
+    *("model.safetensors", "*.index.json"),
+)
 _PICKLE = "pytorch_model.bin"
 
 

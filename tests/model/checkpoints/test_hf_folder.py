@@ -45,13 +45,23 @@ def test_rejects_a_folder_without_exactly_one_weights_file(folder: Path, files: 
         locate(folder)
 
 
-def test_a_file_belongs_to_its_folder_only_with_a_default_name(folder: Path) -> None:
-    for name in ("mine.pth", "pytorch_model.bin"):
-        (folder / name).touch()
-    assert locate(folder / "pytorch_model.bin") == (folder / "pytorch_model.bin", None)
-    (folder / "config.json").touch()
-    assert locate(folder / "pytorch_model.bin") == (folder / "pytorch_model.bin", folder)
-    assert locate(folder / "mine.pth") == (folder / "mine.pth", None)
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "mine.pth", "model.fp16.safetensors"])
+@pytest.mark.parametrize("description", ["config.json", "preprocessor_config.json", "processor_config.json"])
+def test_a_file_is_described_by_the_json_files_beside_it(folder: Path, name: str, description: str) -> None:
+    (folder / name).touch()
+    assert locate(folder / name) == (folder / name, None)
+    (folder / description).touch()
+    assert locate(folder / name) == (folder / name, folder)
+
+
+def test_names_incomplete_weights(folder: Path) -> None:
+    shard = folder / "model-00001-of-00002.safetensors"
+    with pytest.raises(CheckpointError, match="part of the weights"):
+        locate(shard)
+    (folder / "adapter_config.json").touch()
+    for path in (folder, folder / "model.safetensors"):
+        with pytest.raises(CheckpointError, match="adapter"):
+            locate(path)
 
 
 def test_notes_a_missing_config(folder: Path) -> None:
@@ -93,7 +103,7 @@ def test_treats_null_in_a_timm_config_as_absent(folder: Path) -> None:
     absent = read_card(folder)
     (folder / "config.json").write_text(json.dumps(config | {"pretrained_cfg": dict.fromkeys(keys)}))
     assert read_card(folder) == absent
-    assert absent.transform == Transform(256, interpolation="bicubic")
+    assert absent.transform is None
 
 
 def test_a_handwritten_config_works_for_any_family(folder: Path) -> None:
@@ -105,3 +115,14 @@ def test_a_handwritten_config_works_for_any_family(folder: Path) -> None:
     model = load_model(folder)
     assert (model.family, model.labels, model.licence) == ("torchvision", ("cat", "dog", "owl"), "mit")
     assert (model.transform, model.notes) == (Transform(120, 96, "bilinear"), ())
+
+
+def test_a_config_without_preprocessing_leaves_the_default_of_the_family(folder: Path) -> None:
+    with torch.device("meta"):
+        network = torchvision.models.convnext_tiny(num_classes=3)
+    torch.save(randomize(network).state_dict(), folder / "mine.pth")
+    expected = load_model(folder / "mine.pth").transform
+    (folder / "config.json").write_text(json.dumps({"label_names": ["cat", "dog", "owl"]}))
+    model = load_model(folder)
+    assert (model.transform, model.labels) == (expected, ("cat", "dog", "owl"))
+    assert any("preprocessing" in note for note in model.notes)

@@ -142,14 +142,41 @@ def test_treats_null_as_absent(folder: Path) -> None:
     build().save_pretrained(folder)
     ConvNextImageProcessorPil(size={"shortest_edge": 224}).save_pretrained(folder)
     expected = read_card(folder)
-    update_json(folder / "preprocessor_config.json", {"crop_pct": None, "image_mean": None, "do_resize": None})
+    update_json(folder / "preprocessor_config.json", {"crop_pct": None, "image_mean": None, "do_pad": None})
     update_json(folder / "config.json", {"hidden_act": None, "layer_norm_eps": None})
     assert read_card(folder) == expected
 
 
 def test_notes_a_missing_processor(folder: Path) -> None:
     build().save_pretrained(folder)
-    assert "preprocessor_config.json" in load_model(folder).notes[0]
+    assert any("preprocessing" in note for note in load_model(folder).notes)
+
+
+def test_a_switch_that_is_null_is_off(folder: Path, texture: Image.Image) -> None:
+    build().save_pretrained(folder)
+    ConvNextImageProcessorPil(size={"shortest_edge": 224}).save_pretrained(folder)
+    update_json(folder / "preprocessor_config.json", {"do_normalize": None})
+    processor = ConvNextImageProcessorPil.from_pretrained(folder)
+    expected = processor(texture, return_tensors="pt")["pixel_values"][0]
+    transform = load_model(folder).transform
+    assert_close_to_pillow(transform(texture), expected, transform.std)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("has_config", [True, False])
+def test_reads_the_processor_that_transformers_reads(
+    folder: Path, texture: Image.Image, beside: bool, has_config: bool
+) -> None:
+    build().save_pretrained(folder)
+    processor = ConvNextImageProcessorPil(size={"shortest_edge": 224}, image_mean=[0.1, 0.2, 0.3], crop_pct=0.9)
+    if beside:
+        ConvNextImageProcessorPil(size={"shortest_edge": 256}).save_pretrained(folder)
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": processor.to_dict()}))
+    if not has_config:
+        (folder / "config.json").unlink()
+    expected = ConvNextImageProcessorPil.from_pretrained(folder)(texture, return_tensors="pt")["pixel_values"][0]
+    transform = load_model(folder).transform
+    assert_close_to_pillow(transform(texture), expected, transform.std)
 
 
 @pytest.mark.parametrize(
