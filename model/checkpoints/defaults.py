@@ -1,11 +1,14 @@
 """What a checkpoint is assumed to have where it says nothing: labels, output function and preprocessing."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from model.checkpoints.families import Family
+from model.checkpoints.network_search import FoundNetwork
 from model.checkpoints.registry import registered_weights
 from model.convnext import SIZES, ConvNeXtConfig, config_for
 from model.errors import CheckpointError, CheckpointMismatch
@@ -25,11 +28,28 @@ def size_of(config: ConvNeXtConfig) -> str | None:
     return None
 
 
-def default_transform(family: Family, config: ConvNeXtConfig, note: Note) -> Transform:
-    """Returns the evaluation transform of the library that saved the checkpoint."""
-    entry = registered_weights().get(f"convnext_{size_of(config)}") if family.name == "torchvision" else None
-    transform = entry.transform if entry and entry.transform else family.transform
-    note(f"no preprocessing in the checkpoint; using the default of {family.name}: {transform}")
+def choose_transform(
+    stated: Transform | None, found: FoundNetwork, config: ConvNeXtConfig, source: str, note: Note
+) -> Transform:
+    """Returns the transform of the checkpoint, else the evaluation transform of the library that saved it.
+
+    A layer before the network that normalizes replaces the normalization of the latter.
+    Raises ``CheckpointMismatch`` if it differs from that of the former.
+    """
+    family, transform = found.family, stated
+    if transform is None:
+        entry = registered_weights().get(f"convnext_{size_of(config)}") if family.name == "torchvision" else None
+        transform = entry.transform if entry and entry.transform else family.transform
+        if found.normalization:
+            transform = replace(transform, mean=found.normalization[0], std=found.normalization[1])
+        note(f"no preprocessing in the checkpoint; using the default of {family.name}: {transform}")
+    elif found.normalization:
+        numbers = zip((*transform.mean, *transform.std), chain(*found.normalization), strict=True)
+        if not all(math.isclose(first, second, abs_tol=1e-3) for first, second in numbers):
+            raise CheckpointMismatch(
+                f"{source}: the file normalizes by {found.normalization}, its configuration by "
+                f"{transform.mean} and {transform.std}"
+            )
     return transform
 
 

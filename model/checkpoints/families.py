@@ -151,9 +151,14 @@ def infer_config(
     shapes = {name: tuple(tensor.shape) for key, tensor in tensors.items() if (name := family.canonical_name(key))}
 
     def shape_of(name: str) -> Shape:
+        key = family.key(name)
         if name not in shapes:
+            others = [other for other in tensors if other.startswith(f"{key.removesuffix('weight')}")]
             reason = "; the network has no classification head" if name.startswith("head.fc") else ""
-            raise CheckpointMismatch(f"{source} ({family.name}): missing key {family.key(name)}{reason}")
+            reason = f", found {_listed(others)}" if others else reason
+            raise CheckpointMismatch(f"{source} ({family.name}): missing key {key}{reason}")
+        if len(shapes[name]) < 2 or not all(shapes[name]):
+            raise CheckpointMismatch(f"{source} ({family.name}): {key} has the unexpected shape {shapes[name]}")
         return shapes[name]
 
     depths, num_classes = _depths(shapes, source), shape_of("head.fc.weight")[0]
@@ -183,8 +188,7 @@ def _check_patch_size(found: int, stated: int | None, family: Family, source: st
     if family.name == "timm" and found > _LARGEST_PATCH:
         reason = f"timm replaces the strides of later stages by dilation for patch_size={found}, which is not supported"
         raise CheckpointError(f"{source}: {reason}")
-    usual = (2, 4) if family.name == "timm" else (4,)
-    if found not in usual and found != stated:
+    if found not in (4, stated):
         raise CheckpointError(
             f"{source}: the stem is a convolution of {found}×{found}, and tensors do not tell its stride. If it is "
             f'{found}, without padding, put a config.json with {{"model_args": {{"patch_size": {found}}}}} beside it '
@@ -216,7 +220,7 @@ def canonical_state_dict(
     """Returns the complete float32 state dict of ``ConvNeXt(config)``, copied from a file's tensors.
 
     Raises ``CheckpointMismatch`` listing missing keys, unexpected keys and size mismatches, and ``CheckpointError``
-    if a tensor is not floating point or contains NaN or infinity.
+    if a tensor is not dense, not floating point, or contains NaN or infinity.
     """
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in ConvNeXt(config).state_dict().items()}
@@ -255,6 +259,8 @@ def _listed(keys: list[str], limit: int = 4) -> str:
 def _float32(tensor: Tensor, key: str, source: str) -> Tensor:
     if not tensor.is_floating_point():
         raise CheckpointError(f"{source}: {key} has dtype {tensor.dtype}, expected floating point")
+    if tensor.layout != torch.strided or tensor.is_meta:
+        raise CheckpointError(f"{source}: {key} is a sparse tensor or has no data; save it as a dense tensor")
     tensor = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     if not torch.isfinite(tensor).all():
         raise CheckpointError(f"{source}: {key} contains NaN or infinity")

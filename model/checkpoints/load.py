@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from model.checkpoints import hf_folder, hub, native
-from model.checkpoints.defaults import choose_activation, choose_labels, default_transform, size_of
+from model.checkpoints.defaults import choose_activation, choose_labels, choose_transform, size_of
 from model.checkpoints.download import sha256_of
 from model.checkpoints.families import canonical_state_dict, infer_config
 from model.checkpoints.model_card import ModelCard
@@ -85,7 +85,7 @@ def load_model(
         sha256 = verify_weights(entry, cache_dir)
     else:
         path, card = _locate(name_or_path, cache_dir)
-        sha256 = sha256_of(path)
+        sha256 = ""
     file = read_state_dict(path)
     found = find_network(file.tensors, str(path), ema)
     summary = _summarize(file, found, card, path, labels, activation)
@@ -93,7 +93,7 @@ def load_model(
         logger.warning("%s: %s", summary.name, note)
     if is_non_commercial(summary.licence):
         logger.warning("%s: its licence, %s, forbids commercial use", summary.name, summary.licence)
-    return LoadedModel(**vars(summary), network=_build(found, summary.config, path), sha256=sha256)
+    return LoadedModel(**vars(summary), network=_build(found, summary.config, path), sha256=sha256 or sha256_of(path))
 
 
 def inspect_checkpoint(name_or_path: str | Path, *, cache_dir: Path | None = None) -> CheckpointSummary:
@@ -154,7 +154,7 @@ def _summarize(
         notes.append(
             "no configuration; assuming GELU, average pooling and that the outputs are classes, not embeddings"
         )
-    transform = card.transform or default_transform(family, config, notes.append)
+    transform = choose_transform(card.transform, found, config, str(path), notes.append)
     labels = choose_labels(card.labels, config.num_classes, override, path, notes.append)
     tensors = found.tensors.values()
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors)

@@ -12,25 +12,46 @@ from model.checkpoints.families import FAMILIES, Family, detect_family
 from model.errors import CheckpointError, CheckpointMismatch
 
 Averaged = Literal["auto", "on", "off"]
+Numbers = tuple[float, float, float]
 
 _AVERAGED = re.compile(r"(^|[._])(ema|averaged|averaging|avg|swa|teacher|shadow|momentum)\d*([._]|$)|module_ema|ema_")
 _HARMLESS = re.compile(
     r"(^|[._])(loss|losses|loss_fn|criterion|metric|metrics|accuracy|acc|acc\d|auroc|f1|confusion|normalize|normalizer"
-    r"|normalization|data_preprocessor|mean|std|n_averaged|step|steps|epoch|class_weights?|pos_weight|initted)"
+    r"|normalization|data_preprocessor|mean|std|mu|sigma|n_averaged|step|steps|epoch|class_weights?|pos_weight|initted)"
     r"(?=[._\d]|$)"
 )
+_WRAPPER = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_OPTIMIZER = re.compile(r"opt(im(izer)?)?s?(_states?)?(_dict)?\.")
+_TRANSPOSED = (".W", ".kernel", ".fc")  # the classifiers of some losses
+_NORMALIZATION = re.compile(r"(^|[._])(mean|mu|std|sigma)$")
+_FOREIGN = {  # layers that change what the network computes
+    re.compile(r"(^|[._])(lora|loha|lokr|hada|ia3|oft)_|\.(base_layer|modules_to_save)\."): (
+        "adapters (LoRA or similar)",
+        "merge them, as with merge_and_unload() of PEFT, and save the state_dict of the network",
+    ),
+    re.compile(r"\.(SCB|qweight|qzeros|absmax|_packed_params|(weight|input)_(scale|zero_point))(\.|_|$)"): (
+        "quantized layers",
+        "save the state_dict of the network before quantization",
+    ),
+}
 _SHOWN = 8
-_SWAPPED = ("ema_state_dict.", "current_model_state.")
-"""Where mmengine and Lightning keep the weights that were not averaged; their ``state_dict`` has the averaged ones."""
+_SWAPPED = {"ema_state_dict.": "ema_state_dict.steps", "current_model_state.": None}
+"""Where mmengine and Lightning keep the weights that were not averaged, as their ``state_dict`` has the averaged ones,
+and a key that only their files have."""
 
 
 @dataclass(frozen=True)
 class FoundNetwork:
-    """The tensors of one network by its family's keys, what was ignored, and other tensors beside the network."""
+    """The tensors of one network by its family's keys, and what was ignored.
+
+    ``normalization`` has the mean and the standard deviation by which a layer before the network normalizes, on the
+    scale of 0 to 1.
+    """
 
     family: Family
     tensors: Mapping[str, Tensor]
     notes: tuple[str, ...]
+    normalization: tuple[Numbers, Numbers] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,10 +72,12 @@ def find_network(tensors: Mapping[str, Tensor], source: str, averaged: Averaged 
     file evaluates: the average in timm's ``state_dict_ema``, else the network itself. Raises ``CheckpointError`` if
     there is no network of a known family or several, and ``CheckpointMismatch`` if other layers belong to it.
     """
+    tensors = _unwrapped(tensors)
+    _reject_foreign(tensors, source)
     candidates = _candidates(tensors)
     if not candidates:
         detect_family(tensors, source)
-    chosen, notes = _choose(candidates, source, averaged)
+    chosen, notes = _choose(candidates, source, averaged, tensors)
     beside = _beside(tensors, chosen, candidates)
     unexpected = [key for key in beside if _belongs(key, tensors[key], chosen)]
     ignored = sorted({_group(key) for key in beside if key not in unexpected})
@@ -64,7 +87,39 @@ def find_network(tensors: Mapping[str, Tensor], source: str, averaged: Averaged 
     found = _with_linear_head(dict(chosen.tensors), chosen.family, source)
     _check_head(found, chosen, {key: tensors[key] for key in beside}, source)
     found |= {key.removeprefix(chosen.prefix): tensors[key] for key in unexpected}
-    return FoundNetwork(chosen.family, found, tuple(notes))
+    normalization = _normalization({key: tensors[key] for key in beside}, source)
+    return FoundNetwork(chosen.family, found, tuple(notes), normalization)
+
+
+def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Removes the names of wrappers (torch.compile, FSDP, checkpointing), and the state of optimizers."""
+    return {_WRAPPER.sub("", key): tensor for key, tensor in tensors.items() if not _OPTIMIZER.match(key)}
+
+
+def _reject_foreign(tensors: Mapping[str, Tensor], source: str) -> None:
+    for pattern, (kind, remedy) in _FOREIGN.items():
+        for key in filter(pattern.search, tensors):
+            raise CheckpointMismatch(f"{source} has {kind}, as {key}, which are not supported; {remedy}")
+
+
+def _normalization(beside: Mapping[str, Tensor], source: str) -> tuple[Numbers, Numbers] | None:
+    found: dict[str, set[Numbers]] = {"mean": set(), "std": set()}
+    for key, tensor in beside.items():
+        if (name := _NORMALIZATION.search(key)) and tensor.numel() == 3 and tensor.is_floating_point():
+            red, green, blue = (round(number, 6) for number in tensor.flatten().tolist())
+            found["mean" if name[2] in ("mean", "mu") else "std"].add((red, green, blue))
+    if not (found["mean"] and found["std"]):
+        return None
+    if len(found["mean"]) > 1 or len(found["std"]) > 1:
+        raise CheckpointError(f"{source} has several normalizations: {found}; save only the state_dict of the network")
+    mean, std = found["mean"].pop(), found["std"].pop()
+    scale = 255 if max(*mean, *std) > 1 else 1
+    return _divided(mean, scale), _divided(std, scale)
+
+
+def _divided(numbers: Numbers, scale: int) -> Numbers:
+    red, green, blue = numbers
+    return red / scale, green / scale, blue / scale
 
 
 def _beside(tensors: Mapping[str, Tensor], chosen: _Candidate, candidates: list[_Candidate]) -> list[str]:
@@ -76,14 +131,24 @@ def _beside(tensors: Mapping[str, Tensor], chosen: _Candidate, candidates: list[
 
 def _belongs(key: str, tensor: Tensor, chosen: _Candidate) -> bool:
     """Whether a tensor beside the network could be part of it, so that the network alone computes something else."""
-    if _HARMLESS.search(key) or _AVERAGED.search(key.removeprefix(chosen.prefix)):
+    if _AVERAGED.search(key.removeprefix(chosen.prefix)):
         return False
-    if key.startswith(chosen.prefix):
+    if _takes_outputs(key, tensor, chosen):
         return True
-    if tensor.ndim < 2 or not key.endswith("weight"):
+    if _HARMLESS.search(key):
         return False
     entry, _, inner = chosen.prefix.partition(".")
-    return (inner != "" and key.startswith(f"{entry}.")) or tensor.shape[1] in _outputs(chosen)
+    is_layer = tensor.ndim >= 2 and key.endswith("weight")
+    return key.startswith(chosen.prefix) or (is_layer and inner != "" and key.startswith(f"{entry}."))
+
+
+def _takes_outputs(key: str, tensor: Tensor, chosen: _Candidate) -> bool:
+    """Whether a matrix could be a layer after the network, such as the classifier in the loss of ArcFace."""
+    if tensor.ndim != 2 or tensor.shape[0 if key.endswith(_TRANSPOSED) else 1] not in _outputs(chosen):
+        return False
+    if key.endswith("weight") and not _HARMLESS.search(key):
+        return True
+    return 1 not in tensor.shape and tensor.shape[0] != tensor.shape[1]  # not a mean or a confusion matrix
 
 
 def _outputs(chosen: _Candidate) -> list[int]:
@@ -123,11 +188,14 @@ def _own(tensors: Mapping[str, Tensor], family: Family, prefix: str) -> dict[str
     return {rest: tensors[key] for key, rest in keys.items() if family.canonical_name(rest) or rest.startswith(root)}
 
 
-def _choose(candidates: list[_Candidate], source: str, averaged: Averaged) -> tuple[_Candidate, list[str]]:
-    is_swapped = any(candidate.prefix.startswith(_SWAPPED) for candidate in candidates)
+def _choose(
+    candidates: list[_Candidate], source: str, averaged: Averaged, tensors: Mapping[str, Tensor]
+) -> tuple[_Candidate, list[str]]:
+    swapped = tuple(prefix for prefix, mark in _SWAPPED.items() if mark is None or mark in tensors)
+    is_swapped = any(candidate.prefix.startswith(swapped) for candidate in candidates)
     groups: dict[bool, list[_Candidate]] = {True: [], False: []}
     for candidate in candidates:
-        flag = not candidate.prefix.startswith(_SWAPPED) if is_swapped else bool(_AVERAGED.search(candidate.prefix))
+        flag = not candidate.prefix.startswith(swapped) if is_swapped else bool(_AVERAGED.search(candidate.prefix))
         groups[flag].append(candidate)
     if averaged == "on" and not groups[True]:
         raise CheckpointError(f"{source} has no averaged weights")

@@ -87,7 +87,10 @@ WRAPPERS: dict[str, Wrap] = {
     "an average beside it": lambda t: t | prefixed("ema_model.module.")(zeros(t)),
     "only an average": lambda t: {"model_ema": {"n_averaged": torch.tensor(7), **prefixed("module.")(t)}},
     "timm's average": lambda t: {"state_dict": zeros(t), "state_dict_ema": t},
-    "mmengine's average": lambda t: {"state_dict": t, "ema_state_dict": prefixed("module.")(zeros(t))},
+    "mmengine's average": lambda t: {
+        "state_dict": t,
+        "ema_state_dict": {"steps": torch.tensor(7), **prefixed("module.")(zeros(t))},
+    },
     "Lightning's average": lambda t: {"state_dict": t, "current_model_state": zeros(t)},
     "normalization buffers": lambda t: t | {"normalize.mean": torch.zeros(3), "normalize.std": torch.ones(3)},
     "mmpretrain": lambda t: {"state_dict": mmpretrain(t), "meta": {}},
