@@ -81,19 +81,19 @@ def load_model(
     Raises ``CheckpointError``, ``CheckpointMismatch`` or ``DownloadError``.
     """
     if entry := _registered(name_or_path):
-        path, card = fetch_weights(entry, cache_dir), entry.card()
-        sha256 = verify_weights(entry, cache_dir)
+        path, sha256 = fetch_weights(entry, cache_dir), verify_weights(entry, cache_dir)
+        file, card = read_state_dict(path), entry.card()
     else:
-        path, card = _locate(name_or_path, cache_dir)
-        sha256 = ""
-    file = read_state_dict(path)
+        path, folder, name = _locate(name_or_path, cache_dir)
+        file, sha256 = read_state_dict(path), sha256_of(path)
+        card = _card(file, path, folder, name)
     found = find_network(file.tensors, str(path), ema)
     summary = _summarize(file, found, card, path, labels, activation)
     for note in summary.notes:
         logger.warning("%s: %s", summary.name, note)
     if is_non_commercial(summary.licence):
         logger.warning("%s: its licence, %s, forbids commercial use", summary.name, summary.licence)
-    return LoadedModel(**vars(summary), network=_build(found, summary.config, path), sha256=sha256 or sha256_of(path))
+    return LoadedModel(**vars(summary), network=_build(found, summary.config, path), sha256=sha256)
 
 
 def inspect_checkpoint(name_or_path: str | Path, *, cache_dir: Path | None = None) -> CheckpointSummary:
@@ -103,10 +103,12 @@ def inspect_checkpoint(name_or_path: str | Path, *, cache_dir: Path | None = Non
     """
     if entry := _registered(name_or_path):
         verify_weights(entry, cache_dir)
-        path, card = entry.path(cache_dir), entry.card()
+        path = entry.path(cache_dir)
+        file, card = read_state_dict(path), entry.card()
     else:
-        path, card = _locate(name_or_path, cache_dir)
-    file = read_state_dict(path)
+        path, folder, name = _locate(name_or_path, cache_dir)
+        file = read_state_dict(path)
+        card = _card(file, path, folder, name)
     return _summarize(file, find_network(file.tensors, str(path)), card, path)
 
 
@@ -114,20 +116,30 @@ def _registered(name_or_path: str | Path) -> WeightsEntry | None:
     return registered_weights().get(name_or_path) if isinstance(name_or_path, str) else None
 
 
-def _locate(name_or_path: str | Path, cache_dir: Path | None = None) -> tuple[Path, ModelCard]:
+def _locate(name_or_path: str | Path, cache_dir: Path | None = None) -> tuple[Path, Path | None, str | None]:
+    """The weights file, the folder whose JSON files describe it, and the name of a repository, if there are any."""
+    name = None
     try:
         path = Path(name_or_path).expanduser()
         exists = path.exists()
     except (RuntimeError, OSError) as error:  # an unknown user after ~, no permission, a name that is too long
         raise CheckpointError(f"Cannot find {name_or_path}: {error}") from error
     if not exists and isinstance(name_or_path, str) and hub.is_repository(name_or_path):
-        path, folder = hf_folder.locate(hub.fetch_repository(name_or_path, cache_dir))
-        card = ModelCard(path.stem) if folder is None else hf_folder.read_card(folder)
-        return path, replace(card, name=name_or_path)
-    if not exists:
+        path, name = hub.fetch_repository(name_or_path, cache_dir), name_or_path
+    elif not exists:
         raise CheckpointError(f"{name_or_path} is not an existing path or a registered model; {_hint(name_or_path)}")
-    path, folder = hf_folder.locate(path)
-    return path, ModelCard(path.stem) if folder is None else hf_folder.read_card(folder)
+    try:
+        return *hf_folder.locate(path), name
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {path}: {error.strerror}") from error
+
+
+def _card(file: StateDictFile, path: Path, folder: Path | None, name: str | None) -> ModelCard:
+    """What is known besides the tensors; a file of this project has it in its header, whatever is beside it."""
+    if folder is None or native.is_native(file.metadata):
+        return ModelCard(name or path.stem)
+    card = hf_folder.read_card(folder)
+    return replace(card, name=name) if name else card
 
 
 def _hint(name: str | Path) -> str:

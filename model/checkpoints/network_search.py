@@ -34,6 +34,7 @@ _FOREIGN = {  # layers that change what the network computes
         "save the state_dict of the network before quantization",
     ),
 }
+_SCALING = re.compile(r"(^|[._])(temperature|logit_scale|logit_bias|pool|pooling)([._]|$)")
 _SHOWN = 8
 _SWAPPED = {"ema_state_dict.": "ema_state_dict.steps", "current_model_state.": None}
 """Where mmengine and Lightning keep the weights that were not averaged, as their ``state_dict`` has the averaged ones,
@@ -131,6 +132,9 @@ def _beside(tensors: Mapping[str, Tensor], chosen: _Candidate, candidates: list[
 
 def _belongs(key: str, tensor: Tensor, chosen: _Candidate) -> bool:
     """Whether a tensor beside the network could be part of it, so that the network alone computes something else."""
+    inside = key.removeprefix(chosen.prefix).partition(".")[0] if key.startswith(chosen.prefix) else None
+    if inside in {own.partition(".")[0] for own in chosen.tensors} or _SCALING.search(key):
+        return True
     if _AVERAGED.search(key.removeprefix(chosen.prefix)):
         return False
     if _takes_outputs(key, tensor, chosen):
@@ -139,7 +143,7 @@ def _belongs(key: str, tensor: Tensor, chosen: _Candidate) -> bool:
         return False
     entry, _, inner = chosen.prefix.partition(".")
     is_layer = tensor.ndim >= 2 and key.endswith("weight")
-    return key.startswith(chosen.prefix) or (is_layer and inner != "" and key.startswith(f"{entry}."))
+    return inside is not None or (is_layer and inner != "" and key.startswith(f"{entry}."))
 
 
 def _takes_outputs(key: str, tensor: Tensor, chosen: _Candidate) -> bool:

@@ -71,6 +71,13 @@ def test_rejects_the_classifier_in_a_loss(tmp_path: Path, key: str) -> None:
         load_model(tmp_path / "mine.pth")
 
 
+@pytest.mark.parametrize("key", ["temperature", "logit_scale", "pool.p", "model.stages.0.metric.weight"])
+def test_rejects_what_changes_the_logits(tmp_path: Path, key: str) -> None:
+    torch.save(prefixed("model.")(timm_network().state_dict()) | {key: torch.ones(1)}, tmp_path / "mine.pth")
+    with pytest.raises(CheckpointMismatch, match=key.removeprefix("model.").replace(".", r"\.")):
+        load_model(tmp_path / "mine.pth")
+
+
 @pytest.mark.parametrize(
     ("key", "kind"),
     [

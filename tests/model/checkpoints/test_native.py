@@ -46,6 +46,12 @@ def test_loads_everything_that_was_saved(path: Path, network: ConvNeXt) -> None:
     assert largest_difference(model.network, network) == 0
 
 
+def test_the_header_describes_the_file_whatever_is_beside_it(path: Path, network: ConvNeXt) -> None:
+    save(path, network)
+    path.with_name("config.json").write_text('{"model_type": "bert"}')
+    assert load_model(path).labels == LABELS
+
+
 def test_saves_float16_and_loads_it_as_float32(path: Path, network: ConvNeXt) -> None:
     network.half()
     save(path, network)
