@@ -18,6 +18,7 @@ from app.serving import errors
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedFormat
 
 MEDIA_TYPE = "application/problem+json"
+_MAX_DETAIL_LENGTH = 2000  # characters; what a client has sent may be quoted in a detail
 ABOUT_BLANK = "about:blank"  # RFC 9457: the problem is what the status code says
 
 
@@ -119,7 +120,8 @@ def build_response(
     route: RouteInfo | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """One response for an error."""
+    """One response for an error; the end of a very long detail is left out."""
+    detail = detail if len(detail) <= _MAX_DETAIL_LENGTH else f"{detail[:_MAX_DETAIL_LENGTH]}…"
     if route is not None and route.plain_errors:
         return JSONResponse({"error": detail}, status, headers)
     content = {"type": type, "title": title, "status": status, "detail": detail}

@@ -10,7 +10,7 @@ from app.serving.results import Timings
 
 
 class StrictQuery(BaseModel):
-    """Query parameters; an unknown one is an error, as it may be a misspelled one."""
+    """Parameters; an unknown one is an error, as it may be a misspelled one."""
 
     model_config = ConfigDict(extra="forbid")
 

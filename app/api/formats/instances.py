@@ -22,6 +22,7 @@ from app.serving.results import ClassifyOptions
 from app.serving.service import ClassificationService
 
 _RESULT = "predictions"
+_MAX_FIELDS = 100  # of an instance, or columns; the time for both grows faster than their number
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def _rows(inputs: object) -> list[object]:
         return inputs
     if not isinstance(inputs, dict) or set(inputs) == {"b64"}:
         return [inputs]
+    _check_fields(inputs)
     columns = [values if isinstance(values, list) else [values] for values in inputs.values()]
     sizes = {len(column) for column in columns}
     if len(sizes) > 1:
@@ -95,10 +97,16 @@ def _rows(inputs: object) -> list[object]:
     return [dict(zip(inputs, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
+def _check_fields(instance: Json) -> None:
+    if len(instance) > _MAX_FIELDS:
+        raise InvalidRequest(f"There are {len(instance)} fields; an instance may have {_MAX_FIELDS}.")
+
+
 def _split(instance: object) -> tuple[object, Json]:
     """The base64 string of an instance, and its other fields. Raises ``InvalidRequest``."""
     if not isinstance(instance, dict):
         return instance, {}
+    _check_fields(instance)
     images = [name for name, value in instance.items() if name == "b64" or isinstance(value, dict)]
     images = images or [name for name in instance if name != "key" or len(instance) == 1]
     fields = {name: value for name, value in instance.items() if name not in images}

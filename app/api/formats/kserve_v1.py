@@ -5,7 +5,7 @@ added ``:explain``. Images are base64 strings: ``{"instances": [{"b64": "…"}]}
 """
 
 from fastapi import APIRouter, HTTPException, Request, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from app.api.body import BodyReader, admitted_body
 from app.api.dependencies import ContextDep, ServiceDep
@@ -13,6 +13,7 @@ from app.api.formats.common import VERSION, Json, check_name, parse
 from app.api.formats.instances import Instances, classify_instances, json_response, read_instances
 from app.api.openapi import JSON_BODY
 from app.api.routes.explain import explanation_content
+from app.api.schemas import StrictQuery
 
 health = APIRouter(prefix="/v1", tags=["KServe V1"])
 router = APIRouter(prefix="/v1", tags=["KServe V1"])
@@ -20,10 +21,10 @@ router = APIRouter(prefix="/v1", tags=["KServe V1"])
 _BODY = {"requestBody": JSON_BODY}
 
 
-class ExplainParameters(BaseModel):
+class ExplainParameters(StrictQuery):
     """The parameters of an explanation."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
 
     class_id: int | None = None
 

@@ -10,7 +10,7 @@ classes, and ``logits`` FP32 ``(N, num_labels)``, those of all classes in the or
 import json
 import math
 from importlib.metadata import version as package_version
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,13 +35,16 @@ _OUTPUTS = {"label": "BYTES", "class_id": "INT64", "probability": "FP32", "score
 _DEFAULT_OUTPUTS = ("label", "class_id", "probability")
 
 Tensor = npt.NDArray[Any]  # Any: int64, float32 or object, for strings
+Item = TypeVar("Item")
+Few = Annotated[list[Item], Field(max_length=16, fail_fast=True)]
+"""More are never valid, and an error for each of hundreds of thousands would take seconds."""
 
 
 class InputTensor(BaseModel):
     """One input; its data is in ``data`` or after the JSON header."""
 
     name: str
-    shape: list[int]
+    shape: Few[int]
     datatype: str
     parameters: Json = Field(default_factory=dict)
     data: list[Any] | None = None  # Any: checked by datatype
@@ -59,8 +62,8 @@ class InferRequest(BaseModel):
 
     id: str | None = None
     parameters: Json = Field(default_factory=dict)
-    inputs: list[InputTensor]
-    outputs: list[RequestedOutput] | None = None
+    inputs: Few[InputTensor]
+    outputs: Few[RequestedOutput] | None = None
 
     def requested(self) -> dict[str, bool]:
         """The names of the outputs, and whether each is binary. Raises ``InvalidRequest``."""
