@@ -38,7 +38,7 @@ def load_decoders() -> None:
     load_transforms()
     Image.init()
     register_heif_decoder()
-    tiff.decode_planes_with_libtiff()
+    tiff.extend_decoder()
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     silence_libtiff()

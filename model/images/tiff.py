@@ -17,6 +17,13 @@ _SAMPLE_FORMATS = {2: "signed integers", 3: "floating-point numbers", 5: "comple
 _MAX_BITS = 16
 _SEPARATE = 2
 _WHITE_IS_ZERO = 0
+_Layout = tuple[bytes, int, tuple[int], int, tuple[int, ...], tuple[int, ...]]
+_BIG_ENDIAN_GRAY: dict[
+    _Layout, tuple[str, str]
+] = {  # that Pillow only opens in the other byte order: 16 bits in which white is 0, and 12 bits
+    (b"MM", 0, (1,), 1, (16,), ()): ("I;16B", "I;16B"),
+    (b"MM", 1, (1,), 1, (12,), ()): ("I;16", "I;12"),
+}
 _SEPARATE_PLANES = ("1", "L", "P", "I;16", "I;16B", "RGB", "RGBA", "CMYK")  # modes whose planes Pillow puts together
 _ACCEPTED = (
     "accepted are grayscale (1, 2, 4, 8, 12 and 16 bits), palettes (up to 8 bits), and RGB, RGBA, CMYK (8 and 16 bits),"
@@ -24,9 +31,10 @@ _ACCEPTED = (
 )
 
 
-def decode_planes_with_libtiff() -> None:
+def extend_decoder() -> None:
     """Has libtiff decode uncompressed files, too: Pillow's own code mixes up the bytes of separate 16-bit planes."""
     TiffImagePlugin.READ_LIBTIFF = True
+    TiffImagePlugin.OPEN_INFO.update(_BIG_ENDIAN_GRAY)
 
 
 def check_samples(data: bytes) -> None:

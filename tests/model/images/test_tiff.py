@@ -37,16 +37,18 @@ def tiff(array: Array, **options: Any) -> bytes:  # Any: tifffile's
     return file.getvalue()
 
 
-def packed_tiff(levels: Array, bits: int) -> bytes:
-    """A little-endian TIFF image whose samples of ``bits`` bits follow each other without gaps within a row."""
+def packed_tiff(levels: Array, bits: int, order: Order = "<") -> bytes:
+    """A TIFF image whose samples of ``bits`` bits follow each other without gaps within a row."""
     height, width, samples = levels.shape
     planes = (levels.reshape(height, -1)[..., None] >> np.arange(bits)[::-1]) & 1  # (H, samples of a row, bits)
     rows = np.packbits(planes.reshape(height, -1).astype(np.uint8), axis=1).tobytes()
     entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, bits), (259, 3, 1, 1)]
     entries += [(262, 3, 1, 2 if samples == 3 else 1), (273, 4, 1, 8), (277, 3, 1, samples)]
     entries += [(278, 4, 1, height), (279, 4, 1, len(rows))]
-    directory = b"".join(struct.pack("<HHLL", *entry) for entry in entries)
-    return b"II*\0" + struct.pack("<L", 8 + len(rows)) + rows + struct.pack("<H", len(entries)) + directory + bytes(4)
+    packed = [(tag, kind, count, value << 16 * (order == ">" and kind == 3)) for tag, kind, count, value in entries]
+    directory = b"".join(struct.pack(f"{order}HHLL", *entry) for entry in packed)
+    header = struct.pack(f"{order}2sHL", b"II" if order == "<" else b"MM", 42, 8 + len(rows))
+    return header + rows + struct.pack(f"{order}H", len(entries)) + directory + bytes(4)
 
 
 def expected(data: bytes, photometric: str, *, alpha: bool = False) -> npt.NDArray[np.float64]:
@@ -113,17 +115,21 @@ def test_predictors_and_byte_orders_change_no_pixels(
     assert_same(data, expected(data, photometric))
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
-def test_gray_of_every_depth_is_scaled_to_eight_bits(bits: int) -> None:
+def test_gray_of_every_depth_is_scaled_to_eight_bits(bits: int, order: Order) -> None:
     levels = waves(1, "uint16", bits)
-    stored = levels if bits < 16 else levels.byteswap()  # samples of whole bytes are in the file's byte order
-    assert_same(packed_tiff(stored, bits), np.repeat(levels * 255.0 / ((1 << bits) - 1), 3, axis=2))
+    swapped = bits == 16 and order == "<"  # samples of whole bytes are in the file's byte order
+    stored = levels.byteswap() if swapped else levels
+    assert_same(packed_tiff(stored, bits, order), np.repeat(levels * 255.0 / ((1 << bits) - 1), 3, axis=2))
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_gray_in_which_white_is_zero_is_inverted(dtype: str) -> None:
+def test_gray_in_which_white_is_zero_is_inverted(dtype: str, layout: str, order: Order) -> None:
     array, white = waves(1, dtype), np.iinfo(dtype).max
-    data = tiff(array[..., 0], photometric="miniswhite", byteorder="<")
+    data = tiff(array[..., 0], photometric="miniswhite", byteorder=order, **LAYOUTS[layout])
     assert np.array_equal(decode(data), np.repeat((white - array) // (white // 255), 3, axis=2))
 
 
