@@ -74,11 +74,13 @@ def jpeg_scan_segments(data: bytes) -> Iterator[Segment]:
 
 
 def png_chunks(data: bytes) -> Iterator[Chunk]:
-    """The chunks of a PNG file; each has 8 bytes before its content, and 4 after it."""
+    """The chunks of a PNG file up to its end; each has 8 bytes before its content, and 4 after it."""
     position = len(PNG_SIGNATURE)
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         yield Chunk(kind, position + 8, position + 8 + length)
+        if kind == b"IEND":
+            return
         position += 12 + length
 
 

@@ -76,8 +76,6 @@ def _png(data: bytes) -> bytes:
         critical = chunk.kind[:1].isupper() and (chunk.kind != b"PLTE" or has_palette)
         if critical or (chunk.kind == b"tRNS" and has_valid_checksum(data, chunk)):
             parts.append(data[chunk.start - 8 : chunk.end + 4])
-        if chunk.kind == b"IEND":
-            break
     return b"".join(parts)
 
 

@@ -16,7 +16,7 @@ _XMP_KEY, _PROFILE_KEY, _EXIF_KEY = b"XML:com.adobe.xmp", b"Raw profile type exi
 _ORIENTATION_TAG, _XMP_TAG = 0x0112, 700
 _MAX_TEXT_BYTES = 1 << 20  # of compressed text that are inflated
 _APP1 = 0xE1
-_XMP_PATTERN = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+_XMP_PATTERN = re.compile(rb"""tiff:Orientation(?:\s*=\s*["']|\s*>)\s*([0-9])""")  # as an attribute or an element
 
 
 class _Metadata(NamedTuple):

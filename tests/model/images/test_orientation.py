@@ -99,6 +99,21 @@ def test_jpeg(make_photo: MakePhoto, encode: Encode, name: str, mode: str, orien
     assert_turned(plain[:2] + jpeg_segments(orientation)[name] + plain[2:], orientation)
 
 
+@pytest.mark.parametrize(
+    "form", ["tiff:Orientation='{}'", 'tiff:Orientation = "{}"', "<tiff:Orientation>\n {}\n</tiff:Orientation >"]
+)
+def test_other_notations_of_xml(make_photo: MakePhoto, encode: Encode, form: str) -> None:
+    """ExifTool writes single quotes (``-api Compact=Shorthand``), which Pillow does not read."""
+    plain = encode(make_photo(90, 70))
+    text = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp(6, form))
+    assert np.array_equal(decode(plain[:33] + text + plain[33:]), np.rot90(decode(plain), -1))
+
+
+def test_what_follows_a_png_does_not_count(make_photo: MakePhoto, encode: Encode) -> None:
+    plain = encode(make_photo(90, 70))
+    assert find_orientation(plain + chunk(b"eXIf", exif(6))) == 1
+
+
 def webp_chunks(orientation: int) -> dict[str, list[bytes]]:
     return {
         "EXIF": [webp_chunk(b"EXIF", exif(orientation))],
