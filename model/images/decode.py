@@ -15,7 +15,15 @@ from model.images import tiff
 from model.images.containers import Segment
 from model.images.foreign import describe
 from model.images.heif import find_heif_format, register_heif_decoder
-from model.images.jpeg import Pixels, complete_jpeg, decode_jpeg, is_single_scan, lacks_end_marker, read_jpeg_size
+from model.images.jpeg import (
+    Pixels,
+    complete_jpeg,
+    decode_jpeg,
+    describe_unsupported,
+    is_single_scan,
+    lacks_end_marker,
+    read_jpeg_size,
+)
 from model.images.libtiff import silence_libtiff
 from model.images.limits import check_jpeg, check_structure, check_tiles
 from model.images.metadata import without_metadata
@@ -130,8 +138,7 @@ class EncodedImage:
         except Image.DecompressionBombError as error:
             raise ImageTooLarge(f"The image has more pixels than the limit of {self._max_image_pixels}.") from error
         except UnidentifiedImageError as error:
-            broken = f"The header of the {self._format} image is broken or truncated."
-            raise InvalidImage(tiff.describe_unsupported(data) if self._format == "TIFF" else broken) from error
+            raise InvalidImage(self._describe_unsupported(data)) from error
         except MemoryError:
             raise
         except Exception as error:  # Pillow raises errors of any kind on hostile bytes
@@ -144,6 +151,14 @@ class EncodedImage:
         elif image.format == "PNG":
             _scale_transparent_color(image, data[_PNG_BIT_DEPTH])
         return image
+
+    def _describe_unsupported(self, data: bytes) -> str:
+        """Why Pillow cannot open ``data``."""
+        if self._format == "TIFF":
+            return tiff.describe_unsupported(data)
+        if self._format == "JPEG":
+            return describe_unsupported(data, self._segments)
+        return f"The header of the {self._format} image is broken or truncated."
 
     def _max_size(self) -> int:
         """The most pixels that ``_data`` may have."""

@@ -1,6 +1,7 @@
 """JPEG images through libjpeg-turbo in one call, without Pillow's reading of the header and its copies."""
 
 import re
+import struct
 from collections.abc import Iterable
 
 import numpy as np
@@ -16,6 +17,9 @@ _END_MARKER = b"\xff\xd9"
 _FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # markers: Huffman or arithmetic coding, sequential or progressive
 _SEQUENTIAL_FRAMES = (0xC0, 0xC1)
 _PROGRESSIVE_FRAMES = (0xC2, 0xCA)
+_LOSSLESS_FRAMES = (0xC3, 0xCB)
+_JPEG_LS_FRAME = 0xF7
+_FRAME_HEADER = struct.Struct(">BHH")  # bits per sample, height and width
 _COEFFICIENTS = 64
 _SURPLUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
@@ -24,9 +28,23 @@ def read_jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Width and height of a JPEG that libjpeg-turbo can decode to RGB, else None."""
     try:
         height, width, color_space, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
+    except (ValueError, KeyError):  # the latter for a subsampling that simplejpeg does not know, such as 4:4:1
         return None
     return (int(width), int(height)) if color_space in _RGB_COLOR_SPACES else None
+
+
+def describe_unsupported(data: bytes, segments: Iterable[Segment]) -> str:
+    """Why libjpeg cannot open a JPEG file; ``segments`` are those of ``data`` up to the first scan."""
+    for marker, start, _ in segments:
+        if marker == _JPEG_LS_FRAME:
+            return "The image is in JPEG-LS, which is not accepted."
+        if marker in (*_FRAMES, *_LOSSLESS_FRAMES) and start + _FRAME_HEADER.size <= len(data):
+            bits, height, width = _FRAME_HEADER.unpack_from(data, start)
+            if bits != 8:
+                return f"The JPEG image has {bits} bits per sample; accepted are 8."
+            if not width or not height:
+                return f"The JPEG image has {width}×{height} pixels."
+    return "The header of the JPEG image is broken or truncated."
 
 
 def decode_jpeg(data: bytes, min_width: int, min_height: int) -> Pixels | None:
@@ -81,17 +99,25 @@ def complete_jpeg(data: bytes) -> bytes | None:
 
 def _check_pixels(data: bytes) -> None:
     """Raises ``ValueError`` with libjpeg-turbo's first warning, decoding to as few pixels as possible."""
-    color_space = simplejpeg.decode_jpeg_header(data)[2]
-    simplejpeg.decode_jpeg(data, "RGB" if color_space in _RGB_COLOR_SPACES else "CMYK", min_height=1, min_width=1)
+    frame = _find_frame(data)
+    components = 0 if frame is None else len(_component_ids(data, frame))
+    simplejpeg.decode_jpeg(data, "CMYK" if components == 4 else "RGB", min_height=1, min_width=1)
+
+
+def _find_frame(data: bytes) -> Segment | None:
+    return next((segment for segment in jpeg_segments(data) if segment.marker in _FRAMES), None)
+
+
+def _component_ids(data: bytes, frame: Segment) -> bytes:
+    return data[frame.start + 6 : frame.end : 3]
 
 
 def _has_all_coefficients(data: bytes) -> bool:
     """Whether the scans of a JPEG have every coefficient of every component in full precision."""
-    frame = next((segment for segment in jpeg_segments(data) if segment.marker in _FRAMES), None)
+    frame = _find_frame(data)
     if frame is None:
         return False
-    components = data[frame.start + 6 : frame.end : 3]  # their identifiers
-    missing = {component: set(range(_COEFFICIENTS)) for component in components}
+    missing = {component: set(range(_COEFFICIENTS)) for component in _component_ids(data, frame)}
     for marker, start, end in jpeg_scan_segments(data):
         if marker != START_OF_SCAN or end > len(data):
             continue

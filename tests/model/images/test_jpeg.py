@@ -147,3 +147,34 @@ def test_a_limit_above_the_default_holds_for_every_format() -> None:
     EncodedImage(header_of(10_000, 11_000, 0xC2), 110_000_000, shorter_side=472)
     with pytest.raises(ImageTooLarge):
         EncodedImage(header_of(10_001, 11_000, 0xC2), 110_000_000, shorter_side=472)
+
+
+@pytest.mark.parametrize("end", ["nothing", "zeros"])
+def test_accepts_a_subsampling_that_has_no_common_name(encode: Encode, end: str) -> None:
+    """4:4:1 has as many blocks in a unit as 4:2:0, of 8×32 instead of 16×16 pixels: its squares become stripes."""
+    colors = np.array([[200, 30, 40], [20, 180, 60], [40, 50, 220], [230, 220, 20]], np.uint8)
+    squares = colors.reshape(2, 2, 3).repeat(16, 0).repeat(16, 1)
+    data = encode(Image.fromarray(squares), "JPEG", quality=95, subsampling="4:2:0")
+    striped = data.replace(b"\3\1\x22", b"\3\1\x14")
+    stripes = colors[None].repeat(8, 1).repeat(32, 0).astype(int)
+    for complete in (striped, striped[:-2] + ENDS[end]):
+        assert np.abs(decode(complete) - stripes).max() <= 4
+
+
+@pytest.mark.parametrize("sampling", range(256))
+def test_any_subsampling_has_a_size_or_is_rejected(sampling: int) -> None:
+    data = header_of(400, 300).replace(b"\3\1\x11", bytes([3, 1, sampling]))
+    try:
+        assert EncodedImage(data, 1_000_000).size == (400, 300)
+    except InvalidImage:
+        assert not (1 <= sampling >> 4 <= 4 and 1 <= sampling & 15 <= 4)
+
+
+@pytest.mark.parametrize(
+    ("frame", "bits", "reason"),
+    [(0xC1, 12, "12 bits"), (0xC3, 16, "16 bits"), (0xF7, 8, "JPEG-LS"), (0xC0, 8, "0×300")],
+)
+def test_says_why_a_jpeg_is_not_accepted(frame: int, bits: int, reason: str) -> None:
+    data = header_of(0 if reason.startswith("0") else 400, 300, frame).replace(b"\0\x11\x08", bytes([0, 17, bits]))
+    with pytest.raises(InvalidImage, match=reason):
+        decode(data + b"\xff\xd9")
