@@ -23,7 +23,8 @@ _SMALL_CHUNKS = 1000  # of one body; parsing so many takes 13 ms
 _MIN_CHUNK_BYTES = 128  # on average, if there are more
 _CHECK_INTERVAL_S = 1.0
 
-_ABSOLUTE_TARGET = re.compile(rb"https?://[^/?#]+(/.*)", re.IGNORECASE)
+_ABSOLUTE_TARGET = re.compile(rb"https?://[^/?#]+(/[^?]*)?(\?.*)?", re.IGNORECASE)
+_HOST = re.compile(rb"[^\s/?#@\\<>\"]*")
 
 logger = logging.getLogger(__name__)
 
@@ -93,11 +94,14 @@ class _Parser(h11.Connection):
 def _checked(request: h11.Request) -> h11.Request:
     """The request, its target reduced to path and query. Raises ``h11.RemoteProtocolError``.
 
-    A target may be a whole URL (RFC 9112, 3.2.2). Two ways to frame a body are an attack on proxies (6.3).
+    A target may be a whole URL (RFC 9112, 3.2.2); one without a path has the path ``/`` (RFC 9110, 4.2.3). A host with
+    characters that no host has is invalid (RFC 9112, 3.2). Two ways to frame a body are an attack on proxies (6.3).
     """
-    names = [name for name, _ in request.headers]
-    if b"content-length" in names and b"transfer-encoding" in names:
+    headers = dict(request.headers)
+    if b"content-length" in headers and b"transfer-encoding" in headers:
         raise h11.RemoteProtocolError("there are both Content-Length and Transfer-Encoding")
+    if not _HOST.fullmatch(headers.get(b"host", b"")):
+        raise h11.RemoteProtocolError("the Host is invalid")
     if len(request.target) > MAX_TARGET_BYTES:
         raise h11.RemoteProtocolError(f"the URL is longer than {MAX_TARGET_BYTES} bytes", error_status_hint=414)
     if request.http_version not in (b"1.0", b"1.1"):
@@ -106,10 +110,10 @@ def _checked(request: h11.Request) -> h11.Request:
         return request
     found = _ABSOLUTE_TARGET.fullmatch(request.target)
     if not found or request.method == b"CONNECT":
-        raise h11.RemoteProtocolError("the target has no path")
+        raise h11.RemoteProtocolError("the target is neither a path nor a URL of HTTP")
     return h11.Request(
         method=request.method,
-        target=found[1],
+        target=(found[1] or b"/") + (found[2] or b""),
         headers=request.headers.raw_items(),
         http_version=request.http_version,
     )

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import h11
+import httpx
 import pytest
 
 from tests.app.http.raw_connections import (
@@ -30,8 +31,11 @@ UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Setting
         pytest.param(b"GET /\r\n\r\n", id="HTTP/0.9"),
         pytest.param(b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", id="CONNECT"),
         pytest.param(b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", id="path"),
-        pytest.param(b"GET http://a HTTP/1.1\r\nHost: a\r\n\r\n", id="no path"),
-        pytest.param(b"GET http://a HTTP/1.1\r\nHost: a\r\n" + UPGRADE + b"\r\n", id="no path, with an upgrade"),
+        pytest.param(b"GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", id="FTP"),
+        pytest.param(b"GET ftp://a/ HTTP/1.1\r\nHost: a\r\n" + UPGRADE + b"\r\n", id="FTP, with an upgrade"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", id="a Host with a space"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", id="a Host with a path"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a@b\r\n\r\n", id="a Host with a user"),
         pytest.param(b"DESCRIBE / RTSP/1.0\r\nHost: a\r\n" + UPGRADE + b"\r\n", id="RTSP"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nX : b\r\n\r\n", id="space before the colon"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n", id="null byte"),
@@ -99,15 +103,25 @@ async def test_a_body_in_thousands_of_tiny_chunks_gets_a_400() -> None:
         assert (await read_response(reader))[0] == 400
 
 
+@pytest.mark.parametrize("target", [b"/b/c?d=e", b"/b?c=http://d/e?f", b"/", b"?b=/c", b""])
 @pytest.mark.parametrize("rest", [b"1.1\r\nHost: a\r\n\r\n", b"1.0\r\n\r\n"])
-async def test_a_target_may_be_a_whole_url(rest: bytes) -> None:
+async def test_a_target_may_be_a_whole_url(rest: bytes, target: bytes) -> None:
     async def echo_path(scope: Any, _receive: Any, send: Any) -> None:  # Any: ASGI
         await respond(send, scope["http_version"].encode() + scope["path"].encode() + b"?" + scope["query_string"])
 
     async with serving(echo_path) as connect:
         reader, writer = await connect()
-        writer.write(b"GET http://a:80/b/c?d=e HTTP/" + rest)
-        assert await read_response(reader) == (200, rest[:3] + b"/b/c?d=e")
+        writer.write(b"GET http://a:80" + target + b" HTTP/" + rest)
+        url = httpx.URL("http://a:80" + target.decode())
+        assert await read_response(reader) == (200, rest[:3] + url.path.encode() + b"?" + url.query)
+
+
+@pytest.mark.parametrize("host", [b"a", b"a_b.c:80", b"[::1]:80", b"[fe80::1%25eth0]", b"%C3%A9", b"", b"\xc3\xa9"])
+async def test_any_host_that_clients_send_is_accepted(host: bytes) -> None:
+    async with serving() as connect:
+        reader, writer = await connect()
+        writer.write(b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+        assert (await read_response(reader))[0] == 200
 
 
 async def echo_headers(scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI
