@@ -135,22 +135,26 @@ class EncodedImage:
             tiff.check_samples(data)
         try:
             image: ImageFile.ImageFile = Image.open(io.BytesIO(without_metadata(data)), formats=(self._format,))
+            self._prepare(image, data)
         except Image.DecompressionBombError as error:
             raise ImageTooLarge(f"The image has more pixels than the limit of {self._max_image_pixels}.") from error
         except UnidentifiedImageError as error:
             raise InvalidImage(self._describe_unsupported(data)) from error
-        except MemoryError:
+        except (ModelError, MemoryError):
             raise
         except Exception as error:  # Pillow raises errors of any kind on hostile bytes
             _check_memory(self._max_image_pixels)
             raise self._invalid(error) from error
+        return image
+
+    def _prepare(self, image: ImageFile.ImageFile, data: bytes) -> None:
+        """Checks and corrects what Pillow has read of the header of ``data``."""
         self._check_size(image.size, self._max_size())
         if image.format == "TIFF":
             check_tiles(dict(tiff.read_tags(image)), image.size, self._max_image_pixels)
             tiff.prepare(image)
         elif image.format == "PNG":
             _scale_transparent_color(image, data[_PNG_BIT_DEPTH])
-        return image
 
     def _describe_unsupported(self, data: bytes) -> str:
         """Why Pillow cannot open ``data``."""

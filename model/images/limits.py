@@ -30,7 +30,7 @@ _MAX_METADATA_BYTES = 100_000_000  # that the entries of one directory declare
 _BMP_COMPRESSION = 30  # its position in a BMP file
 _RUN_LENGTHS = (b"\1\0\0\0", b"\2\0\0\0")
 _MAX_RUN_LENGTH_BYTES = 4_000_000
-_TIFF_LAYOUT_TAGS = {256, 257, 277, 278, 322, 323}  # width, length, samples per pixel, rows per strip, tile sizes
+_TIFF_LAYOUT_TAGS = {256, 257, 262, 277, 278, 322, 323}  # sizes, photometric interpretation, samples per pixel, rows
 _EXIF_HEADER = b"Exif\0\0"
 
 
@@ -138,7 +138,7 @@ def _check_gif(data: bytes) -> None:
 
 
 def _check_layout(data: bytes) -> None:
-    """Rejects a TIFF whose sizes are repeated or of unusual types: Pillow and libtiff would read different ones."""
+    """Rejects a TIFF whose layout is repeated or of unusual types: Pillow and libtiff would read different ones."""
     tags = set()
     for entry in read_directory(data):
         if entry.tag not in _TIFF_LAYOUT_TAGS:

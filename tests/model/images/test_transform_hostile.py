@@ -1,5 +1,6 @@
 """Malicious and damaged uploads: other formats, truncated and corrupted files, headers with too many pixels."""
 
+import contextlib
 import io
 import struct
 import tracemalloc
@@ -15,7 +16,7 @@ from model.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedFor
 from model.images.decode import FORMATS
 from model.images.transform import Transform, preprocess
 from tests.conftest import Encode, MakePhoto
-from tests.model.images.files import chunk
+from tests.model.images.files import chunk, directory
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns about data that it skips
 
@@ -177,3 +178,16 @@ def test_a_text_chunk_that_inflates_to_100_mb_is_not_decompressed_completely() -
     text = chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(100_000_000)))
     data = png(8, 8, rows=(b"\0" + bytes(8)) * 8)
     assert outcome(data[:33] + text + data[33:]) in {InvalidImage, None}
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3, 4, 5, 1000])
+@pytest.mark.parametrize("kind", [*range(14), 16, 17, 18, 1000])
+@pytest.mark.parametrize("tag", [258, 259, 262, 266, 277, 284, 317, 320, 338, 339, 530])
+def test_a_tiff_tag_of_any_type_and_length_returns_pixels_or_a_model_error(tag: int, kind: int, length: int) -> None:
+    rows = bytes(range(250)) * 10
+    layout = [(256, 4, 1, 50), (257, 4, 1, 50), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1)]
+    layout += [(278, 4, 1, 50), (279, 4, 1, len(rows))]
+    entries = [*(entry for entry in layout if entry[0] != tag), (tag, kind, length, 1)]
+    start = len(directory([*entries, (273, 4, 1, 0)]))
+    with contextlib.suppress(ModelError):
+        preprocess(directory([*entries, (273, 4, 1, start)], rows), TRANSFORM)
