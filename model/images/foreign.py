@@ -22,6 +22,10 @@ _SIGNATURES = {
     b"R0lGOD": "the base64 text of a GIF image",
     b"=FF=D8=FF": "quoted-printable text of a JPEG image",
     b"=89PNG": "quoted-printable text of a PNG image",
+    **dict.fromkeys(
+        (b"\xef\xbf\xbd\xef\xbf\xbd", b"\xef\xbf\xbdPNG", b"\xc3\xbf\xc3\x98", b"\xc2\x89PNG"),
+        "an image that was read as text and saved as UTF-8, which damages it",
+    ),
 }
 _PREFIX_BYTES = 40
 
