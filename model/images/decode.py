@@ -176,7 +176,10 @@ class EncodedImage:
             raise ImageTooLarge(f"The image has {size[0]}×{size[1]} pixels; the limit is {limit} in total.")
 
     def _invalid(self, error: Exception) -> InvalidImage:
-        return InvalidImage(f"The {self._format} image cannot be decoded: {str(error) or type(error).__name__}")
+        reason = str(error) or type(error).__name__
+        if reason.startswith("decoder error"):  # all that Pillow says if libtiff fails
+            reason = "its data is truncated or damaged, or its compression is not supported."
+        return InvalidImage(f"The {self._format} image cannot be decoded: {reason}")
 
 
 def _load(image: ImageFile.ImageFile) -> Pixels:
