@@ -23,6 +23,7 @@ from training.trainer import CHECKPOINT, Trainer
 JOURNAL = "journal.jsonl"
 RECORD_EVERY = 75  # steps
 EVALUATE_EVERY = 3000
+HELD_OUT_SEED = 0  # for runs of any seed, so that none has learned what another holds out
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -82,7 +83,7 @@ def main() -> None:
     recipe = RECIPES[arguments.recipe]
     steps, decay_steps = arguments.steps or recipe.steps, arguments.decay_steps or recipe.decay_steps
     recipe = replace(recipe, steps=steps, decay_steps=decay_steps, seed=arguments.seed)
-    photos, held_out = split(load_train(arguments.data), recipe.held_out_per_class, recipe.seed)
+    photos, held_out = split(load_train(arguments.data), recipe.held_out_per_class, HELD_OUT_SEED)
     teachers = [load_model(name).network for name in arguments.teachers]
     trainer = Trainer(recipe, photos, device, teachers=teachers)
     if arguments.weights:

@@ -10,7 +10,7 @@ from model import load_model
 from model.checkpoints.load import inspect_checkpoint
 from model.checkpoints.native import save_checkpoint
 from training.calibration import fit_temperature
-from training.data import load_train, split
+from training.data import Photos, load_train, split
 from training.evaluate import SERVED
 from training.export import export
 from training.recipe import RECIPES, Recipe
@@ -95,3 +95,16 @@ def test_command_starts_from_the_weights_of_a_model(
     main()
     trained = load_model(tmp_path / "served" / SERVED.name).network.state_dict()
     torch.testing.assert_close(trained["stem.0.weight"], weights["stem.0.weight"], atol=1e-3, rtol=0)  # float16
+
+
+def test_runs_of_all_seeds_hold_out_the_same_photos(
+    recipe: Recipe, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RECIPES, "cpu", recipe)
+    held_out: list[Photos] = []
+    monkeypatch.setattr("training.train.train", lambda _trainer, photos, _folder: held_out.append(photos))
+    for seed in ("0", "1"):
+        options = ["--data", str(data_dir), "--run-dir", str(tmp_path), "--output", str(tmp_path / "served")]
+        monkeypatch.setattr("sys.argv", ["train", *options, "--device", "cpu", "--seed", seed])
+        main()
+    assert torch.equal(held_out[0].images, held_out[1].images)
