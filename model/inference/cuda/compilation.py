@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from filelock import FileLock, Timeout
@@ -25,7 +25,7 @@ _LOCK_TIMEOUT_S = 120.0
 
 
 def compile_kernels(network: ConvNeXt, dtype: torch.dtype, input_size: int, sizes: Sequence[int]) -> None:
-    """Compiles for the active device. What fails is left out: it is reported when the kernel is launched.
+    """Compiles for the active device. What fails is logged, and reported when the kernel is launched.
 
     Processes that start at the same time and share a cache take turns: the others find what the first has compiled.
     """
@@ -41,9 +41,23 @@ def compile_in_parallel(compiles: Sequence[Compile]) -> None:
     """Runs calls of ``compile_kernel`` and ``compile_norm``; Triton releases the interpreter lock most of the time."""
     from triton import AsyncCompileMode
 
-    with ThreadPoolExecutor(available_cores()) as threads, AsyncCompileMode(threads, ignore_errors=True):
+    with _Threads(available_cores()) as threads, AsyncCompileMode(threads, ignore_errors=True):
         for compile_ in compiles:
             compile_()  # starts it; Triton's tables are changed by this thread only
+
+
+class _Threads(ThreadPoolExecutor):
+    """Logs the errors, which Triton ignores."""
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:  # Any: as in the base
+        future = super().submit(work, *args, **options)
+        future.add_done_callback(_log_error)
+        return future
+
+
+def _log_error(future: Future[Any]) -> None:  # Any: as above
+    if error := future.exception():
+        logger.info("a kernel is not compiled in advance", exc_info=error)
 
 
 def _kernels(
