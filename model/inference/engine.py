@@ -34,8 +34,9 @@ _DEFAULT_MAX_BATCH_SIZE = {"cpu": 8, "mps": 16, "cuda": 64}
 _NEW_MEASUREMENT_WEIGHT = 0.05  # of a batch while serving
 _PLAN_INTERVAL = 100  # batches between two plans
 _SAMPLE_IMAGES = 8
-_COMPARISONS = 5
-_COMPARISON_S = 1.0  # after which no more are made
+_COMPARISONS = 20
+_COMPARISON_S = 1.0  # after which no more are made, if bfloat16 is worthwhile
+_LONG_COMPARISON_S = 5.0  # else, as other programs may have slowed it down
 _WORTHWHILE = 1.3  # times the rate of float32, for bfloat16 on a CPU
 
 
@@ -267,6 +268,7 @@ def _measure_speedup(fast: Runtime, slow: Runtime, images: Sequence[Pixels]) -> 
             run_at = time.perf_counter()
             runtime.run(images, len(images), idle=False)
             seconds[index] = min(seconds[index], time.perf_counter() - run_at)
-        if time.perf_counter() - started_at > _COMPARISON_S:
+        limit_s = _COMPARISON_S if seconds[1] >= _WORTHWHILE * seconds[0] else _LONG_COMPARISON_S
+        if time.perf_counter() - started_at > limit_s:
             break
     return seconds[1] / seconds[0]

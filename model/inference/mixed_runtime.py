@@ -8,7 +8,7 @@ import numpy.typing as npt
 from model.images.transform import Pixels
 from model.inference.runtime import Outputs, Runtime, join
 
-_MARGIN = 4.0  # between the two highest logits, as a multiple of the RMS error of a logit
+_MARGIN = 2.0  # between the two highest logits, as a multiple of the RMS error of a logit
 _NEW_SHARE_WEIGHT = 0.1  # of a batch
 _FORGETTING = 0.99  # per batch without a new share, so that about every tenth one is tried with ``fast``
 
