@@ -83,8 +83,9 @@ def test_a_kernel_that_cannot_be_compiled_does_not_stop_the_others(
     possible = partial(compile_kernel, torch.float16, 8, 1e-6, Tile(1, 8, 8, 1))
     with caplog.at_level(logging.INFO):
         compile_in_parallel([impossible, possible])
+    assert "a kernel is not compiled in advance" in caplog.text
+    possible()
     assert compiled == [False]
-    assert "CompilationError" in caplog.text
     with pytest.raises(triton.CompilationError):
         impossible()
 
