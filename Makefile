@@ -79,7 +79,7 @@ bench-peers: .venv-mosec .venv-ray .venv-torchserve  ## Install the servers that
 		'pydantic>=2.11' 'python-dateutil>=2.8' 'typing-extensions>=4.7' 'urllib3>=2.1' || (rm -r $@; false)
 	! command -v npm >/dev/null || npm install --silent --no-audit --no-fund --prefix $@ 'typescript@5' || (rm -r $@; false)
 
-train: $(VENV)/developed  ## Train the embedded model on Tiny ImageNet-200 in the folder DATA with RECIPE (cpu or gpu).
+train: $(VENV)/developed  ## Train the embedded model on Tiny ImageNet-200 in the folder DATA with RECIPE.
 	$(VENV)/bin/python -m training.train --data $(DATA) --recipe $(RECIPE)
 
 image:  ## Build the container image IMAGE:version for TORCH_BACKEND.

@@ -66,29 +66,22 @@ class Recipe:
         return self.peak_lr * min(1.0, (step + 1) / self.warmup_steps, (self.steps - step) / max(1, self.decay_steps))
 
 
+GPU = Recipe(
+    steps=14_000,
+    decay_steps=7_000,
+    stable=Phase((128,), (0.15, 0.8), mixup=0.3),
+    decay=Phase((160,), (0.25, 0.9), mixup=0.3),
+    batch_size=1024,
+    peak_lr=3e-3,
+    warmup_steps=300,
+    teacher_weight=0.8,
+)
+
 RECIPES: dict[str, Recipe] = {
     "cpu": Recipe(),
-    "teacher": Recipe(  # for a GPU; of the run "gpu"
-        network=WIDE,
-        steps=6_000,
-        decay_steps=3_000,
-        stable=Phase((128,), (0.15, 0.8), mixup=0.3),
-        decay=Phase((160,), (0.25, 0.9), mixup=0.3),
-        batch_size=1024,
-        peak_lr=2e-3,
-        warmup_steps=300,
-        label_smoothing=0.0,  # which would hide from a student how similar the classes are
-    ),
-    "gpu": Recipe(
-        steps=14_000,
-        decay_steps=7_000,
-        stable=Phase((128,), (0.15, 0.8), mixup=0.3),
-        decay=Phase((160,), (0.25, 0.9), mixup=0.3),
-        batch_size=1024,
-        peak_lr=3e-3,
-        warmup_steps=300,
-        teacher_weight=0.8,
-    ),
+    "gpu": GPU,
+    # Of the recipe "gpu". Smoothed labels would hide from a student how similar the classes are.
+    "teacher": replace(GPU, network=WIDE, steps=6_000, decay_steps=3_000, peak_lr=2e-3, label_smoothing=0.0),
     "distill": Recipe(
         steps=2_700,
         decay_steps=1_800,

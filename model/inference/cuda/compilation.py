@@ -82,11 +82,12 @@ def _kernels(
 
 
 def _turn() -> AbstractContextManager[object]:
+    """A lock among the processes that share Triton's cache, or nothing if there can be none."""
     from triton import knobs
 
     lock = FileLock(Path(knobs.cache.dir) / "convnext.lock")
     try:
         Path(knobs.cache.dir).mkdir(parents=True, exist_ok=True)
         return lock.acquire(_LOCK_TIMEOUT_S)
-    except (OSError, Timeout, NotImplementedError):
-        return nullcontext()
+    except (OSError, Timeout, NotImplementedError):  # a read-only folder, a slow process, no locks
+        return nullcontext()  # only saves work: Triton replaces the files of its cache atomically
