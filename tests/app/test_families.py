@@ -80,7 +80,8 @@ def test_predictions_match_the_original_library(
     network, path = save(tmp_path)
     (tmp_path / "labels.txt").write_text("\n".join(LABELS))
     photo = make_photo(300, 260)
-    with TestClient(create_app(Settings(model=str(path), labels=tmp_path / "labels.txt", device="cpu"))) as client:
+    settings = Settings(model=str(path), labels=tmp_path / "labels.txt", device="cpu", precision="float32")
+    with TestClient(create_app(settings)) as client:
         response = client.post("/predict", files={"file": encode(photo)})
     assert response.status_code == 200
     found = {prediction["label"]: prediction["probability"] for prediction in response.json()["predictions"]}

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def settings(tiny_path: Path) -> Settings:
-    return Settings(model=str(tiny_path), device="cpu", max_batch_size=2, decode_threads=1)
+    return Settings(model=str(tiny_path), device="cpu", precision="float32", max_batch_size=2, decode_threads=1)
 
 
 async def test_the_lifespan_loads_the_model_serves_it_and_stops_its_threads(

@@ -81,7 +81,9 @@ def test_a_result_is_not_overwritten_by_the_next(
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_concurrent_calls_get_their_own_results(tiny_model: LoadedModel, random_images: Images, threads: int) -> None:
-    engine = InferenceEngine(tiny_model, device="cpu", runtime="openvino", max_batch_size=4, threads=threads)
+    engine = InferenceEngine(
+        tiny_model, device="cpu", runtime="openvino", precision="float32", max_batch_size=4, threads=threads
+    )
     engine.warm_up()
     assert 1 <= engine.concurrency <= threads
     images = random_images(60)

@@ -48,7 +48,7 @@ async def test_the_embedding_equals_that_of_timm(
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.transform.mean, model.transform.std))
     with torch.inference_mode():
         features = network.forward_head(network.forward_features((pixels - mean) / std), pre_logits=True)[0]
-    app = create_app(Settings(), InferenceEngine(model, device="cpu", runtime="torch"))
+    app = create_app(Settings(), InferenceEngine(model, device="cpu", runtime="torch", precision="float32"))
     async with connect(app) as client:
         response = await client.post("/embed", files={"file": photo})
     assert response.json()["embedding"] == pytest.approx((features / features.norm()).tolist(), abs=1e-4)
