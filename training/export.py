@@ -24,13 +24,12 @@ def export(trainer: Trainer, held_out: Photos, data_dir: Path, path: Path = SERV
     calibrated. The file's header records its top-1 accuracy.
     """
     temperature = fit_temperature(trainer.predict_logits(held_out), held_out.labels)
-    state = trainer.average.module.state_dict()
+    state = trainer.average.state_dict()
     for name in ("head.fc.weight", "head.fc.bias"):
         state[name] = state[name] / temperature
     state = {name: weight.to("cpu", torch.float16) for name, weight in state.items()}
     recipe, labels = trainer.recipe, tuple(class_labels(data_dir))
-    steps = int(trainer.average.n_averaged)
-    metadata = {"temperature": f"{temperature:.4f}", "steps": str(steps), "seed": str(recipe.seed)}
+    metadata = {"temperature": f"{temperature:.4f}", "steps": str(trainer.step), "seed": str(recipe.seed)}
 
     def save() -> None:
         save_checkpoint(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchvision.transforms import v2
 
 from model.convnext import Block, ConvNeXt
@@ -28,7 +29,6 @@ CHECKPOINT = "checkpoint.pt"
 TRANSFORM = Transform(resize_size=224, crop_size=224, interpolation="bilinear", detail_size=64)
 BRANCHED = {"steps", "decay_steps", "decay"}  # what a run that branches off with a decay may change
 STEPS_PER_CAPTURE = 50
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def build_network(recipe: Recipe) -> ConvNeXt:
@@ -65,14 +65,13 @@ def build_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Opt
     ]
 
 
-def average_weights(network: nn.Module, decay: float) -> AveragedModel:
-    """Returns the exponential moving average of the network, with a lower decay in the first steps."""
+def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Updates the moving average of the weights after ``step``, counted from 0; the decay is lower in the first steps.
 
-    def update(averages: Tensors, weights: Tensors, count: Tensor | int) -> None:
-        current = min(decay, (1 + int(count)) / (10 + int(count)))
-        get_ema_multi_avg_fn(current)(averages, weights, count)  # type: ignore[no-untyped-call]  # torch's
-
-    return AveragedModel(network, multi_avg_fn=update).eval()
+    torch's AveragedModel would wait for the GPU in each step.
+    """
+    update = get_ema_multi_avg_fn(min(decay, step / (9 + step)))  # type: ignore[no-untyped-call]  # torch's
+    update(list(average.parameters()), list(network.parameters()), step)
 
 
 class Trainer:
@@ -95,7 +94,7 @@ class Trainer:
         self.step = 0
         self.journal: list[dict[str, float]] = []
         self.network = build_network(recipe).to(device)
-        self.average = average_weights(self.network, recipe.ema_decay)
+        self.average = deepcopy(self.network).eval()
         self.optimizers = build_optimizers(self.network, recipe)
         self._photos = photos.to(device)
         self._bfloat16 = computes_bfloat16(device)
@@ -124,7 +123,7 @@ class Trainer:
             phase = self.recipe.phase_at(self.step)
             images, targets = augment(batch.images, batch.labels, phase, self.recipe.network.num_classes)
             loss += self._update(images, targets, self._learning_rate())
-            self.average.update_parameters(self.network)
+            update_average(self.average, self.network, self.recipe.ema_decay, self.step)
             self.step += 1
         mean_loss, photos = float(loss) / steps, self.recipe.batch_size
         photos_per_s = steps * photos / (time.perf_counter() - start)
