@@ -1,13 +1,15 @@
-"""Versions, and the ceilings: bytes per second of a copy on the device, operations per second of a matrix product."""
+"""Versions, and the ceilings: copies on the device and from the host, and operations per second of a matrix product."""
 
 import statistics
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from benchmarks.gpu.step import start
 from benchmarks.rounds import hardware
+from model.inference.runtime import stack
 
 RUNS = 10
 
@@ -31,6 +33,20 @@ def copy_seconds(device: torch.device, count: int) -> float:
     return seconds(device, lambda: target.copy_(source))
 
 
+def batch_seconds(device: torch.device, images: int) -> dict[str, float]:
+    """Of what a batch needs beside the network, per image: filling and copying the pinned pixels, reading scores."""
+    photos = [np.ones((224, 224, 3), np.uint8) for _ in range(images)]
+    pixels = torch.zeros((images, 224, 224, 3), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    scores = torch.zeros((images, 1000), pin_memory=device.type == "cuda")
+    target = pixels.to(device)
+    works: dict[str, Callable[[], object]] = {
+        "fill the pinned pixels": lambda: stack(photos, pixels.numpy()),
+        "copy them to the device": lambda: target.copy_(pixels, non_blocking=True),
+        "read the pinned scores": lambda: scores.numpy().copy(),
+    }
+    return {name: seconds(device, work) / images for name, work in works.items()}
+
+
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -45,6 +61,7 @@ def main() -> None:
         results.add("cuda", {"runtime": torch.version.cuda, "cudnn": torch.backends.cudnn.version()})  # type: ignore[no-untyped-call]  # torch's
     count = 2**20 if options.small else 2**31
     results.add("copy, bytes read and written per second", 2 * count / copy_seconds(device, count))
+    results.add("seconds per image", batch_seconds(device, 4 if options.small else 256))
     side = 256 if options.small else 8192
     for dtype in (torch.float16, torch.bfloat16):
         left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))

@@ -1,6 +1,6 @@
 """Which batch sizes are run for a number of images."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def batch_sizes(largest: int, step: int) -> list[int]:
@@ -20,3 +20,13 @@ def plan_batches(seconds: Mapping[int, float]) -> dict[int, tuple[int, ...]]:
         best = min(totals, key=totals.__getitem__)
         costs[count], plans[count] = totals[best], (best, *plans[max(0, count - best)])
     return plans
+
+
+def measured_sizes(sizes: Sequence[int]) -> list[int]:
+    """The smallest, the middle and the largest one of ``sizes``, for measurements that take too long for each."""
+    return sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})
+
+
+def nearest_size(measured: Iterable[int], size: int) -> int:
+    """That of the ``measured`` sizes by the ratio to ``size``, the larger one of two."""
+    return min(measured, key=lambda count: (max(count / size, size / count), -count))

@@ -5,20 +5,21 @@ import logging
 import queue
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import NamedTuple
+from functools import cache, partial
+from typing import NamedTuple, cast
 
 import torch
 
 from model.convnext import ConvNeXt
 from model.images.transform import Pixels
+from model.inference.batch_plan import measured_sizes, nearest_size
 from model.inference.compilation import compiled_for_each_size
 from model.inference.cuda.compilation import compile_kernels
 from model.inference.cuda.depthwise import DepthwiseNorm, Launch, launch_kernel
 from model.inference.cuda.fused import FusedConvNeXt, available_paths
 from model.inference.cuda.gpu import Gpu
 from model.inference.cuda.norm import NormLaunch, launch_norm
-from model.inference.cuda.paths import Candidate, Proof, reference_outputs
+from model.inference.cuda.paths import Candidate, Choice, Proof, reference_outputs
 from model.inference.cuda.slot import Slot
 from model.inference.precise_head import PreciseHead
 from model.inference.runtime import Outputs
@@ -71,7 +72,7 @@ class CudaRuntime:
         self._eager = Candidate(self._network)
         if compiled:
             self._eager = Candidate(compiled_for_each_size(self._network), paths=("compiled",))
-        self._chosen = self._eager
+        self._chosen: Choice = {}  # other batch sizes run eagerly
         self._proof: Proof | None = None
         classes = network.config.num_classes
         self._slots = [Slot(gpu, max_batch_size, input_size, classes) for _ in range(self.concurrency)]
@@ -82,8 +83,8 @@ class CudaRuntime:
 
     @property
     def mode(self) -> str:
-        """The names of the paths in use, for example graphs+patches+depthwise; eager if there are none."""
-        return "+".join(self._chosen.paths) or "eager"
+        """The paths of the largest batch, for example graphs+patches+depthwise; eager if there are none."""
+        return "+".join(self._candidate(max(self._chosen, default=0)).paths) or "eager"
 
     @property
     def tiles(self) -> dict[tuple[int, ...], tuple[int, ...]]:
@@ -92,30 +93,30 @@ class CudaRuntime:
 
     def tune(self, images: Sequence[Pixels], sizes: Sequence[int], decode_s: float) -> None:
         """Chooses the fastest paths that are right, and captures a graph for each size and slot if graphs are."""
+        self._forget_graphs()
         if self._proof is None:
             with logged("reference"):
-                proof = Proof(self._slots[0], images, (sizes[0], sizes[-1]), self._expected(images))
+                proof = Proof(self._slots[0], images, self._expected(images))
             if "depthwise" in self._paths:
                 with logged("compiling kernels"), self._slots[0].stream.active():
-                    self._kernels.compile(self._exact_network(), self._dtype, self._input_size, _measured(sizes))
+                    self._kernels.compile(self._exact_network(), self._dtype, self._input_size, measured_sizes(sizes))
             with logged("choosing paths"):
                 self._chosen = self._choose(proof, sizes)
             self._proof, self._exact = proof, None  # if memory is short before, it is all done again with less
-        for slot in self._slots:
-            slot.forget()
+        self._forget_graphs()
+        self._chosen = {size: self._candidate(size) for size in sizes}
         with logged("recording graphs"):
-            right = self._capture(self._proof, sizes)
+            right = self._capture(self._proof)
         if not right:
             logger.warning("not using %s: the result of a graph deviates", self.mode)
-            self._chosen = self._eager
-            for slot in self._slots:
-                slot.forget()
+            self._forget_graphs()
+            self._chosen = {}
 
     def run(self, images: Sequence[Pixels], size: int, *, idle: bool, features: bool = False) -> Outputs:
         """Computes N images ``(H, W, 3)`` uint8 as a batch of ``size``."""
         slot = self._free_slots.get()
         try:
-            return slot.run(images, size, self._chosen.forward, features=features)
+            return slot.run(images, size, self._candidate(size).forward, features=features)
         finally:
             self._free_slots.put(slot)
 
@@ -124,48 +125,61 @@ class CudaRuntime:
         self._gpu.synchronize()
         return reference_outputs(self._slots[0], exact, images)
 
-    def _choose(self, proof: Proof, sizes: Sequence[int]) -> Candidate:
-        proof.accept(self._eager)
+    def _candidate(self, size: int) -> Candidate:
+        return self._chosen.get(size, self._eager)
+
+    def _choose(self, proof: Proof, sizes: Sequence[int]) -> Choice:
+        measured = measured_sizes(sizes)
+        proof.accept(self._eager, measured)
         with_graphs = replace(self._eager, graphs=True, paths=("graphs", *self._eager.paths))
-        best = proof.better(self._eager, "graphs", lambda: with_graphs)
+        best = proof.better(dict.fromkeys(measured, self._eager), "graphs", lambda _: with_graphs)
         for path in self._paths:
-            if path != "residual" or "depthwise" in best.paths:
-                fused = replace(best, paths=(*best.paths, path))
-                best = proof.better(best, path, lambda fused=fused: self._fuse(fused, sizes))  # type: ignore[misc]  # the default only binds
-        return best
+            possible = {size: best[size] for size in measured if path != "residual" or "depthwise" in best[size].paths}
+            if possible:
+                best |= proof.better(possible, path, self._adding(path, possible))
+        self._depthwise.extend(sizes)
+        return {size: best[nearest_size(measured, size)] for size in sizes}
 
-    def _fuse(self, candidate: Candidate, sizes: Sequence[int]) -> Candidate:
-        """``candidate`` with the forward pass that its paths name."""
-        network, paths = self._network.network, frozenset(candidate.paths)
-        forward = FusedConvNeXt(network, self._exact_network(), self._dtype, paths, self._depthwise, self._kernels.norm)
-        self._gpu.synchronize()
-        if candidate.paths[-1] == "depthwise":
-            with logged("choosing tiles"):
-                self._choose_tiles(forward, sizes)
-        return replace(candidate, forward=forward)
+    def _adding(self, path: str, current: Choice) -> Callable[[int], Candidate]:
+        """Returns what builds the candidate of ``current`` for a batch size with ``path`` added."""
 
-    def _choose_tiles(self, forward: FusedConvNeXt, sizes: Sequence[int]) -> None:
+        @cache  # as candidates of several sizes may have the same paths, and so the same weights
+        def fuse(candidate: Candidate) -> Candidate:
+            paths, network = (*candidate.paths, path), self._network.network
+            forward = FusedConvNeXt(
+                network, self._exact_network(), self._dtype, frozenset(paths), self._depthwise, self._kernels.norm
+            )
+            self._gpu.synchronize()
+            return replace(candidate, forward=forward, paths=paths)
+
+        def build(size: int) -> Candidate:
+            candidate = fuse(current[size])
+            if path == "depthwise":
+                self._choose_tiles(cast(FusedConvNeXt, candidate.forward), size)
+            return candidate
+
+        return build
+
+    def _choose_tiles(self, forward: FusedConvNeXt, size: int) -> None:
         slot = self._slots[0]
         with torch.inference_mode(), slot.stream.active():
-            for size in _measured(sizes):
-                forward.visit_depthwise(slot.pixels[:size], partial(self._depthwise.tune, slot.stream))
-        self._depthwise.extend(sizes)
+            forward.visit_depthwise(slot.pixels[:size], partial(self._depthwise.tune, slot.stream))
 
-    def _capture(self, proof: Proof, sizes: Sequence[int]) -> bool:
+    def _capture(self, proof: Proof) -> bool:
         """Captures and checks all graphs, the largest first, whose memory the others share."""
-        for size in reversed(sizes):
+        for size in sorted(self._chosen, reverse=True):
+            candidate = self._chosen[size]
             for slot in self._slots:
-                if self._chosen.graphs:
-                    slot.capture(size, self._chosen.forward)
-                if not proof.is_right(slot, size, self._chosen):
+                if candidate.graphs:
+                    slot.capture(size, candidate.forward)
+                if not proof.is_right(slot, size, candidate):
                     return False
         return True
+
+    def _forget_graphs(self) -> None:
+        for slot in self._slots:
+            slot.forget()
 
     def _exact_network(self) -> ConvNeXt:
         assert self._exact is not None  # noqa: S101 - it is dropped once the paths are chosen
         return self._exact
-
-
-def _measured(sizes: Sequence[int]) -> list[int]:
-    """The batch sizes for which tiles are measured."""
-    return sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})

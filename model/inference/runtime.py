@@ -37,7 +37,8 @@ class Runtime(Protocol):
     def tune(self, images: Sequence[Pixels], sizes: Sequence[int], decode_s: float) -> None:
         """Chooses by measurement how to run batches of ``sizes``, in ascending order; there are ``sizes[-1]`` images.
 
-        Decoding takes ``decode_s`` per image. Each size has been run before. May be called again, with fewer sizes.
+        Decoding takes ``decode_s`` per image. The smallest and the largest size have been run before. May be called
+        again, with fewer sizes.
         """
         ...
 

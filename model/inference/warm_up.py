@@ -36,12 +36,8 @@ def warm_up(runtime: Runtime, images: Sequence[Pixels], sizes: Sequence[int], de
     """
     with ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="warm-up") as threads:
         trial = _Trial(runtime, images, threads)
-        fitting: list[int] = []
         with logged("first batches"):
-            for size in sizes:
-                if trial.attempt(trial.check, size) is None:
-                    break
-                fitting.append(size)
+            fitting = trial.fitting(sizes)
         with logged("tuning"):
             while fitting and trial.attempt(trial.tune, fitting, decode_s) is None:
                 fitting.pop()
@@ -78,6 +74,13 @@ class _Trial:
             raise kind(f"the network cannot be run, {self._runtime.mode}: {reason}") from error
         except MemoryError:
             return None
+
+    def fitting(self, sizes: Sequence[int]) -> list[int]:
+        """Those up to the largest one that fits: on a GPU, the first batch of each size takes about a second."""
+        if self.attempt(self.check, sizes[0]) is None:
+            return []
+        larger = (count for count in range(len(sizes), 1, -1) if self.attempt(self.check, sizes[count - 1]) is not None)
+        return list(sizes[: next(larger, 1)])
 
     def check(self, size: int) -> bool:
         """Runs a batch on each worker for the first time. Raises ``NotFinite``."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from model.inference.batch_plan import nearest_size
 from model.inference.cuda.gpu import GpuStream
 
 logger = logging.getLogger(__name__)
@@ -102,8 +103,7 @@ class DepthwiseNorm:
         for shape in {shape[1:] for shape in self.tiles}:
             measured = {key[0]: tile for key, tile in self.tiles.items() if key[1:] == shape}
             for size in sizes:
-                nearest = min(measured, key=lambda count, size=size: (max(count / size, size / count), -count))  # type: ignore[misc]  # the default only binds
-                self.tiles.setdefault((size, *shape), measured[nearest])
+                self.tiles.setdefault((size, *shape), measured[nearest_size(measured, size)])
 
 
 def tile_seconds(

@@ -1,8 +1,7 @@
-"""Proves faster paths: each is compared with float32 and timed on the device, and used only if right and faster."""
+"""Proves faster paths: each is compared with float32 and timed on the device, and used where it is right and faster."""
 
 import logging
 import math
-import statistics
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,10 @@ class Candidate:
     paths: tuple[str, ...] = ()
 
 
+Choice = dict[int, Candidate]
+"""How to compute a batch, by its size."""
+
+
 def relative_error(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
     """``‖found - expected‖ / ‖expected‖``; infinite if something is not finite."""
     difference = np.linalg.norm((found - expected).astype(np.float64)) / np.linalg.norm(expected.astype(np.float64))
@@ -49,72 +52,71 @@ def reference_outputs(slot: Slot, forward: Forward, images: Sequence[Pixels]) ->
 
 
 class Proof:
-    """Compares candidates on ``slot`` with the ``expected`` outputs of ``images``, and their times at ``sizes``."""
+    """Compares candidates on ``slot`` with the ``expected`` outputs of ``images``, and their times."""
 
-    def __init__(self, slot: Slot, images: Sequence[Pixels], sizes: Iterable[int], expected: Outputs) -> None:
+    def __init__(self, slot: Slot, images: Sequence[Pixels], expected: Outputs) -> None:
         self._slot = slot
         self._images = images
-        self._sizes = sorted(set(sizes))
         self._expected = expected
         self._limit = LIMIT
-        self._prepared: Candidate | None = None
+        self._prepared: dict[int, Candidate] = {}  # by batch size
 
-    def accept(self, baseline: Candidate) -> None:
+    def accept(self, baseline: Candidate, sizes: Iterable[int]) -> None:
         """Takes the error of the eager network as a measure for that of the others."""
-        error = self._error(baseline)
+        error = self._error(dict.fromkeys(sizes, baseline))
         self._limit = max(LIMIT, _ROUNDING * error) if math.isfinite(error) else LIMIT
 
-    def better(self, current: Candidate, name: str, build: Callable[[], Candidate]) -> Candidate:
-        """The candidate that ``build`` returns if it is right and faster than ``current``, else ``current``.
+    def better(self, current: Choice, name: str, build: Callable[[int], Candidate]) -> Choice:
+        """For each batch size of ``current``, the candidate that ``build`` returns for it if it is faster.
 
-        Raises what running ``current`` raises, if the candidate's failure has damaged the device.
+        If one fails or deviates at one size, none is used. Raises what running ``current`` raises, if the failure has
+        damaged the device.
         """
         before = self._seconds(current)
         reason = ""
         try:
-            candidate = build()
-            error = self._error(candidate)
-            after = self._seconds(candidate)
+            candidates = {size: build(size) for size in current}
+            error = self._error(candidates)
+            after = self._seconds(candidates)
         except Exception:  # noqa: BLE001 - whatever it is, the service must not depend on it
             reason = f"it fails:\n{traceback.format_exc()}"
         if reason:  # the exception, which keeps its tensors alive, is gone
             logger.warning("not using %s: %s", name, reason)
             self._error(current)
             return current
-        ratio = statistics.geometric_mean(old / new for old, new in zip(before, after, strict=True))
-        measured = f"{ratio:.2f} times as fast ({self._times(before, after)}), relative error {error:.1e}"
-        if error > self._limit or ratio <= 1:
+        times = ", ".join(f"{size}: {1000 * before[size]:.3f} → {1000 * after[size]:.3f} ms" for size in current)
+        measured = f"relative error {error:.1e}; time by batch size {times}"
+        faster = [size for size in current if after[size] < before[size]]
+        if error > self._limit or not faster:
             logger.warning("not using %s: %s", name, measured)
             return current
-        logger.info("using %s: %s", name, measured)
-        return candidate
-
-    def _times(self, before: Sequence[float], after: Sequence[float]) -> str:
-        rows = zip(self._sizes, before, after, strict=True)
-        return ", ".join(f"batch {size}: {1000 * old:.3f} → {1000 * new:.3f} ms" for size, old, new in rows)
+        logger.info("using %s for batches of %s: %s", name, ", ".join(map(str, faster)), measured)
+        return {size: candidates[size] if size in faster else current[size] for size in current}
 
     def is_right(self, slot: Slot, size: int, candidate: Candidate) -> bool:
         """Whether a batch of ``size`` on ``slot``, by its graph if there is one, has the expected result."""
         found = slot.run(self._images[:size], size, candidate.forward, features=True)
         return self._difference(found, size) <= self._limit
 
-    def _prepare(self, candidate: Candidate) -> None:
-        """Captures its graphs at all sizes, unless those of the slot are its own."""
-        if candidate is self._prepared:
+    def _prepare(self, size: int, candidate: Candidate) -> None:
+        """Captures its graph, unless that of the slot is its own."""
+        if candidate is self._prepared.get(size):
             return
-        self._prepared = None
-        self._slot.forget()
-        for size in self._sizes if candidate.graphs else ():
+        self._prepared.pop(size, None)
+        self._slot.forget([size])
+        if candidate.graphs:
             self._slot.capture(size, candidate.forward)
-        self._prepared = candidate
+        self._prepared[size] = candidate
 
-    def _error(self, candidate: Candidate) -> float:
-        """The larger one of the errors of logits and features, at all sizes."""
-        self._prepare(candidate)
-        runs = (
-            (self._slot.run(self._images[:size], size, candidate.forward, features=True), size) for size in self._sizes
-        )
-        return max(self._difference(found, size) for found, size in runs)
+    def _error(self, candidates: Choice) -> float:
+        """The largest one of the errors of logits and features, at all sizes."""
+        errors = []
+        for size, candidate in candidates.items():
+            self._prepare(size, candidate)
+            errors.append(
+                self._difference(self._slot.run(self._images[:size], size, candidate.forward, features=True), size)
+            )
+        return max(errors)
 
     def _difference(self, found: Outputs, size: int) -> float:
         assert found.features is not None and self._expected.features is not None  # noqa: S101, PT018 - were asked for
@@ -123,16 +125,16 @@ class Proof:
             relative_error(found.features, self._expected.features[:size]),
         )
 
-    def _seconds(self, candidate: Candidate) -> list[float]:
+    def _seconds(self, candidates: Choice) -> dict[int, float]:
         """The least time on the device, for each size: other processes may use it, too."""
-        self._prepare(candidate)
-        times = []
-        with torch.inference_mode(), self._slot.stream.active():
-            for size in self._sizes:
+        times = {}
+        for size, candidate in candidates.items():
+            self._prepare(size, candidate)
 
-                def launch(size: int = size) -> None:
-                    self._slot.launch(size, candidate.forward)
+            def launch(size: int = size, forward: Forward = candidate.forward) -> None:
+                self._slot.launch(size, forward)
 
+            with torch.inference_mode(), self._slot.stream.active():
                 launch()
-                times.append(min(self._slot.stream.seconds(launch) for _ in range(_RUNS)))
+                times[size] = min(self._slot.stream.seconds(launch) for _ in range(_RUNS))
         return times

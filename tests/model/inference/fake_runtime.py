@@ -25,6 +25,7 @@ class FakeRuntime:
         self.sizes: list[int] = []
         self.idle: list[bool] = []
         self.tuned: list[list[int]] = []
+        self.run_before_tuning: list[int] = []  # the sizes
         self.error: Exception | None = None
         self.dtype: torch.dtype | None = None  # that it was built with
         self.value = 0.0  # added to all logits
@@ -40,6 +41,7 @@ class FakeRuntime:
     def tune(self, images: Sequence[Pixels], sizes: Sequence[int], decode_s: float) -> None:
         assert len(images) == sizes[-1]
         self.tuned.append(list(sizes))
+        self.run_before_tuning = self.run_before_tuning or list(self.sizes)
         if sizes[-1] > self.tuning_room:
             raise self.no_room()
 

@@ -38,6 +38,15 @@ def test_a_size_must_fit_on_all_workers_at_the_same_time(engine_on: EngineOn) ->
     assert engine.max_batch_size == 4
 
 
+@pytest.mark.parametrize(("room", "expected"), [(8, [1, 8]), (3, [1, 8, 4, 2]), (1, [1, 8, 4, 2])])
+def test_only_the_smallest_and_the_largest_size_that_fits_are_run_before_tuning(
+    engine_on: EngineOn, room: int, expected: list[int]
+) -> None:
+    runtime = FakeRuntime(2, room)
+    engine_on(runtime, max_batch_size=8).warm_up()
+    assert runtime.run_before_tuning == expected
+
+
 def test_memory_that_tuning_needs_lowers_the_batch_size(engine_on: EngineOn) -> None:
     runtime = FakeRuntime(2)
     runtime.tuning_room = 3

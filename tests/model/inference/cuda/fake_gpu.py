@@ -55,6 +55,7 @@ class FakeStream:
 
     def seconds(self, work: Callable[[], None]) -> float:
         launches = self._gpu.launches
+        self._gpu.before_measurement()
         started_at = time.perf_counter()
         work()
         measured_s = time.perf_counter() - started_at
@@ -73,6 +74,7 @@ class FakeGpu:
         self.work_error: Exception | None = None  # that waiting for the work reports
         self.on_capture: Callable[[FakeStream], None] = lambda stream: None
         self.before_launch: Callable[[], None] = lambda: None
+        self.before_measurement: Callable[[], None] = lambda: None
         self.cost: Callable[[], float] | None = None  # what measurements return, instead of the real time
 
     def seconds(self, by_graph: bool, measured_s: float) -> float:

@@ -86,16 +86,36 @@ def test_a_kernel_that_deviates_is_not_used(images: list[Pixels], caplog: pytest
     assert_right(runtime, images)
 
 
-def test_a_kernel_that_deviates_at_one_size_only_is_not_used(images: list[Pixels]) -> None:
+@pytest.mark.parametrize(("sizes", "mode"), [([1, 2, 4], "graphs+patches+gelu+norms"), ([1, 2, 3, 4], "eager")])
+def test_a_kernel_that_deviates_at_one_size_only_is_not_used(images: list[Pixels], sizes: list[int], mode: str) -> None:
+    """Three sizes are measured; a deviation at another shows when its graph is checked."""
+
     def launch(x: Tensor, weights: DepthwiseWeights, out: Tensor, tile: Tile) -> None:
         launch_in_torch(x, weights, out, tile)
         if len(x) == 2:
             out.add_(3)
 
     runtime = runtime_on(ever_faster(), launch=launch)
-    runtime.tune(images, SIZES, 1.0)
-    assert runtime.mode == "eager"
+    runtime.tune(images, sizes, 1.0)
+    assert runtime.mode == mode
     assert_right(runtime, images)
+
+
+def test_a_path_is_used_for_the_batch_sizes_at_which_it_is_faster(images: list[Pixels]) -> None:
+    gpu, launched = FakeGpu(), set[int]()
+
+    def launch(x: Tensor, weights: DepthwiseWeights, out: Tensor, tile: Tile) -> None:
+        launch_in_torch(x, weights, out, tile)
+        launched.add(len(x))
+
+    gpu.before_measurement = launched.clear
+    gpu.cost = lambda: 100.0 + sum(1 if size == 1 else -1 for size in launched)
+    runtime = runtime_on(gpu, launch=launch)
+    runtime.tune(images, SIZES, 1.0)
+    launched.clear()
+    assert_right(runtime, images)
+    assert launched == {2, 4}
+    assert runtime.mode == "graphs+depthwise"
 
 
 @pytest.mark.parametrize(
@@ -220,7 +240,7 @@ def test_memory_that_graphs_need_lowers_the_batch_size(images: list[Pixels]) -> 
 def test_paths_are_chosen_with_fewer_images_if_memory_is_short(images: list[Pixels]) -> None:
     gpu = ever_faster()
     runtime = runtime_on(gpu)
-    failures = iter([None] * 2 + [torch.OutOfMemoryError("no room")] * 2)  # of the second path, then of the first again
+    failures = iter([None] * 3 + [torch.OutOfMemoryError("no room")] * 2)  # of the second path, then of the first again
 
     def no_room(stream: FakeStream) -> None:
         if (error := next(failures, None)) is not None:
