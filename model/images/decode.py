@@ -184,8 +184,15 @@ class EncodedImage:
 
 def _load(image: ImageFile.ImageFile) -> Pixels:
     """What Pillow decodes, as it is stored."""
+    frame = image.tile[0].extents if image.format == "GIF" else None
     image.load()
-    return np.array(to_rgb(image))
+    pixels = np.array(to_rgb(image))
+    if frame is not None and frame != (0, 0, *image.size):  # Pillow fills the rest with color 0
+        left, top, right, bottom = frame
+        inside = pixels[top:bottom, left:right].copy()
+        pixels[:] = 255
+        pixels[top:bottom, left:right] = inside
+    return pixels
 
 
 def is_image(data: bytes) -> bool:

@@ -1,6 +1,7 @@
 """Pixels equal those of torchvision's tensor transforms for every format, mode and orientation."""
 
 import io
+import struct
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -109,6 +110,19 @@ def test_only_the_first_frame_is_used(make_photo: MakePhoto, encode: Encode, kin
     assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == 2
     assert np.array_equal(preprocess(data, SMALL), reference(decoded(data), SMALL))
     assert difference(preprocess(data, SMALL), reference(first, SMALL)).mean() < 3
+
+
+@pytest.mark.parametrize("transparency", [None, 5])
+def test_around_a_gif_frame_that_is_smaller_than_the_image_is_white(encode: Encode, transparency: int | None) -> None:
+    frame = Image.new("P", (40, 20), 1)
+    frame.putpalette([200, 0, 0, 0, 0, 200])
+    data = bytearray(encode(frame, "GIF", optimize=False, transparency=transparency))
+    image_size, frame_position = 6, data.index(b"\x2c\0\0\0\0\x28\0\x14\0") + 1  # GIF89a, 18 and 20
+    data[image_size : image_size + 4] = struct.pack("<HH", 64, 64)
+    data[frame_position : frame_position + 4] = struct.pack("<HH", 10, 30)
+    expected = np.full((64, 64, 3), 255, np.uint8)
+    expected[30:50, 10:50] = (0, 0, 200)
+    assert np.array_equal(preprocess(bytes(data), Transform(64, 64)), expected)
 
 
 def test_only_the_first_picture_of_an_mpo_file_is_used(make_photo: MakePhoto, encode: Encode) -> None:
