@@ -135,6 +135,7 @@ class FormFiles:
 
     def _on_headers_finished(self) -> None:
         name, file_name = _names(self._disposition)
+        name = name.removesuffix("[]")  # which axios, PHP and Rails add to the names of lists
         if name in _QUERY_PARAMETERS:
             raise InvalidRequest(f"{name} belongs in the query, not in the form: ?{name}=…")
         if name != self._field_name:

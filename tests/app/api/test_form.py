@@ -199,6 +199,7 @@ def test_rejects_parts_that_are_not_the_file(disposition: bytes) -> None:
         b'FORM-DATA;NAME="file"',
         b'form-data;\tname="file"',
         b'attachment; name="file"',
+        b'form-data; name="file[]"',
     ],
 )
 def test_a_part_without_a_file_name_is_a_file_if_it_is_an_image(disposition: bytes) -> None:
