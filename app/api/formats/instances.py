@@ -108,7 +108,9 @@ def _split(instance: object) -> tuple[object, Json]:
         return instance, {}
     _check_fields(instance)
     images = [name for name, value in instance.items() if name == "b64" or isinstance(value, dict)]
-    images = images or [name for name in instance if name != "key" or len(instance) == 1]
+    images = images or [
+        name for name, value in instance.items() if isinstance(value, str) and (name != "key" or len(instance) == 1)
+    ]
     fields = {name: value for name, value in instance.items() if name not in images}
     if len(images) != 1 or _RESULT in fields:
         found = ", ".join(instance)[:100]

@@ -64,6 +64,16 @@ async def test_the_fields_besides_the_image_are_returned(connect: Connect, grey:
             assert first == second == third == {}
 
 
+async def test_the_only_text_of_an_instance_is_its_image(connect: Connect, grey: Grey) -> None:
+    body = {"instances": [{"data": b64(grey(9)), "target": 0}]}  # as in KServe's sample torchserve/v1/mnist.json
+    async with connect(protocols={"kserve"}) as client:
+        predicted = await client.post("/v1/models/fake:predict", json=body)
+        explained = await client.post("/v1/models/fake:explain", json=body)
+    [prediction] = predicted.json()["predictions"]
+    assert (prediction["target"], prediction["predictions"][0]["class_id"]) == (0, 9)
+    assert explained.json()["explanations"][0]["class_id"] == 9
+
+
 @pytest.mark.parametrize("wrap", [lambda images: images, lambda images: {"image_bytes": images}])
 @pytest.mark.parametrize("form", ['{"b64": "%s"}', '"%s"'])
 async def test_columns_of_inputs_get_outputs(
