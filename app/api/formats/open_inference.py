@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, HTTPException, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from app.api.body import BodyReader
 from app.api.decoding import decode_base64, parse_json
@@ -40,13 +40,17 @@ Few = Annotated[list[Item], Field(max_length=16, fail_fast=True)]
 """More are never valid, and an error for each of hundreds of thousands would take seconds."""
 
 
+Parameters = Annotated[Json, BeforeValidator(lambda value: {} if value is None else value)]
+"""null is as good as none: clients of typed languages send it for fields that are not set."""
+
+
 class InputTensor(BaseModel):
     """One input; its data is in ``data`` or after the JSON header."""
 
     name: str
     shape: Few[int]
     datatype: str
-    parameters: Json = Field(default_factory=dict)
+    parameters: Parameters = Field(default_factory=dict)
     data: list[Any] | None = None  # Any: checked by datatype
 
 
@@ -54,14 +58,14 @@ class RequestedOutput(BaseModel):
     """One output that the client asks for."""
 
     name: str
-    parameters: Json = Field(default_factory=dict)
+    parameters: Parameters = Field(default_factory=dict)
 
 
 class InferRequest(BaseModel):
     """The JSON of a request."""
 
     id: str | None = None
-    parameters: Json = Field(default_factory=dict)
+    parameters: Parameters = Field(default_factory=dict)
     inputs: Few[InputTensor]
     outputs: Few[RequestedOutput] | None = None
 

@@ -55,6 +55,19 @@ async def test_images_in_json_are_classified_in_order(connect: Connect, grey: Gr
     assert {tuple(output["shape"]) for output in outputs.values()} == {(2, 2)}
 
 
+async def test_null_is_as_good_as_none(connect: Connect, grey: Grey) -> None:
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(grey(5)).decode()]}
+    output = {"name": "class_id"}
+    bodies = (
+        {"inputs": [tensor], "outputs": [output]},
+        {"inputs": [tensor | {"parameters": None}], "outputs": [output | {"parameters": None}], "parameters": None},
+    )
+    async with connect(protocols={"open_inference"}) as client:
+        expected, found = [(await client.post(INFER, json=body | {"id": None})).json() for body in bodies]
+    assert found == expected
+    assert found["outputs"][0]["data"][0] == 5
+
+
 async def test_only_requested_outputs_are_returned(connect: Connect, grey: Grey) -> None:
     image = grey(5)
     body = request(list(image), "UINT8", [1, len(image)], outputs=[{"name": "class_id"}])
