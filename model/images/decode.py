@@ -12,6 +12,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from model.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedFormat
 from model.images import tiff
+from model.images.bmp import expand_bit_fields
 from model.images.containers import Segment
 from model.images.foreign import describe
 from model.images.heif import find_heif_format, register_heif_decoder
@@ -133,6 +134,8 @@ class EncodedImage:
         """The image in Pillow, with its header read."""
         if self._format == "TIFF":
             tiff.check_samples(data)
+        elif self._format == "BMP":
+            data = expand_bit_fields(data, self._max_image_pixels)
         try:
             image: ImageFile.ImageFile = Image.open(io.BytesIO(without_metadata(data)), formats=(self._format,))
             self._prepare(image, data)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from model.errors import ImageTooLarge, InvalidImage
 from model.images.decode import EncodedImage
 from tests.conftest import Encode, MakePhoto
 from tests.model.images.files import chunk
@@ -156,6 +157,45 @@ def test_bmp_of_16_bits(bits: tuple[int, int, int], masks: tuple[int, int, int] 
     data = bmp(bottom_up(stored, "<u2"), 16, compression=3 if masks else 0, extra=extra)
     expected = np.stack([wave(kind, count) * 255 / ((1 << count) - 1) for kind, count in enumerate(bits)], axis=-1)
     assert_decodes_to(data, expected)
+
+
+@pytest.mark.parametrize(
+    ("header", "compression", "bits", "channels"),  # bits of each color and of alpha, from the lowest bit
+    [
+        (56, 3, 16, {"B": 5, "G": 5, "R": 5, "A": 1}),  # Photoshop, GIMP
+        (124, 3, 16, {"B": 5, "G": 5, "R": 5, "A": 1}),
+        (56, 3, 16, {"B": 4, "G": 4, "R": 4, "A": 4}),  # Photoshop
+        (56, 3, 16, {"B": 4, "G": 4, "R": 4}),
+        (40, 3, 16, {"B": 4, "G": 4, "R": 4}),  # FFmpeg
+        (40, 3, 32, {"R": 8, "G": 8, "B": 8}),
+        (40, 3, 32, {"B": 10, "G": 11, "R": 11}),
+        (40, 6, 32, {"R": 8, "G": 8, "B": 8, "A": 8}),  # Windows CE
+        (108, 3, 32, {"B": 10, "G": 10, "R": 10, "A": 2}),
+    ],
+)
+@pytest.mark.parametrize("top_down", [False, True])
+def test_bmp_with_bit_fields_of_any_size(
+    header: int, compression: int, bits: int, channels: dict[str, int], top_down: bool
+) -> None:
+    stored = np.zeros((HEIGHT, WIDTH), np.int64)
+    masks, scaled = dict.fromkeys("RGBA", 0), {"A": np.ones((HEIGHT, WIDTH))}
+    shift = 0
+    for name, count in channels.items():
+        highest = (1 << count) - 1
+        stored |= wave("RGBA".index(name), count) << shift
+        masks[name] = highest << shift
+        scaled[name] = wave("RGBA".index(name), count) / highest
+        shift += count
+    extra = struct.pack("<4I", *masks.values())[: 16 if header > 40 or compression == 6 else 12]
+    rows = bottom_up(stored[::-1] if top_down else stored, f"<u{bits // 8}")
+    height = -HEIGHT if top_down else HEIGHT
+    data = bmp(rows, bits, compression=compression, header=header, extra=extra, height=height)
+    expected = over_white(np.stack([scaled[name] * 255 for name in "RGB"], axis=-1), scaled["A"])
+    assert_decodes_to(data, expected)
+    with pytest.raises(InvalidImage):
+        EncodedImage(data[:-1], 1_000_000).decode()
+    with pytest.raises(ImageTooLarge):
+        EncodedImage(data, 1000)
 
 
 @pytest.mark.parametrize("compression", [0, 1], ids=["raw", "RLE8"])
