@@ -66,7 +66,8 @@ class _Trial:
             return work(*arguments)
         except RuntimeError as error:  # for example torch.compile without a compiler
             if is_out_of_memory(error):
-                logger.info("%s%s needs more memory: %s", work.__name__, arguments, error)
+                # As text: a record in the log's queue would keep the error, and with it the activations.
+                logger.info("%s%s needs more memory: %s", work.__name__, arguments, str(error))
                 return None
             logger.info("%s%s fails", work.__name__, arguments, exc_info=True)  # only its first line is passed on
             reason = (str(error).strip() or repr(error)).splitlines()[0]

@@ -1,6 +1,8 @@
 """The warm-up lowers the batch size if memory is short, wherever that shows, and falls back to another precision."""
 
+import logging
 import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -54,6 +56,25 @@ def test_memory_that_tuning_needs_lowers_the_batch_size(engine_on: EngineOn) -> 
     engine.warm_up()
     assert runtime.tuned == [[1, 2, 4, 8], [1, 2, 4], [1, 2]]
     assert engine.max_batch_size == 2
+
+
+def test_nothing_keeps_what_did_not_fit(engine_on: EngineOn, caplog: pytest.LogCaptureFixture) -> None:
+    """An error refers to the activations of its batch; the records of the log are kept here, as they are in a queue."""
+    caplog.set_level(logging.INFO)
+    errors: list[weakref.ref[Exception]] = []
+
+    class NoRoom(RuntimeError):
+        pass
+
+    def no_room() -> Exception:
+        error = NoRoom("out of memory")
+        errors.append(weakref.ref(error))
+        return error
+
+    runtime = FakeRuntime(2, room=3)
+    runtime.no_room = no_room
+    engine_on(runtime, max_batch_size=8).warm_up()
+    assert [error() for error in errors] == [None, None]  # of 8 and 4 images
 
 
 def test_too_little_memory_for_one_image_is_an_error(engine_on: EngineOn) -> None:
