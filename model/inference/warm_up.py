@@ -84,7 +84,7 @@ class _Trial:
         return list(sizes[: next(larger, 1)])
 
     def check(self, size: int) -> bool:
-        """Runs a batch on each worker for the first time. Raises ``NotFinite``."""
+        """Runs a batch on each worker. Raises ``NotFinite``."""
         for outputs in self._run_on_all(size):
             if not np.isfinite(outputs.logits).all():
                 raise NotFinite("the result of the network is not finite; check its weights")
@@ -98,7 +98,7 @@ class _Trial:
     def measure(self, size: int) -> float:
         """The median of a few runs."""
         times: list[float] = []
-        self._run_on_all(size)  # the first run of each worker allocates memory
+        self.check(size)  # the first run of each worker allocates memory
         started_at = time.perf_counter()
         for _ in range(_MEASURE_RUNS):
             self._run_on_all(size, times)

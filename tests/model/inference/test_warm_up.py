@@ -97,6 +97,17 @@ def test_other_failures_are_engine_errors(engine_on: EngineOn, error: Exception,
         engine_on(runtime).warm_up()
 
 
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_every_size_must_have_finite_results(engine_on: EngineOn, cuda_device: Callable[..., None], size: int) -> None:
+    """Libraries have other algorithms for other sizes."""
+    cuda_device()
+    runtime = FakeRuntime(2)
+    runtime.overflowing_size = size
+    engine = engine_on(runtime, FakeRuntime(2), device="cuda", max_batch_size=4)
+    engine.warm_up()
+    assert engine.precision == "bfloat16"
+
+
 @pytest.mark.parametrize("bf16", [True, False])
 def test_float16_falls_back_to_a_wider_range_if_results_are_not_finite(
     engine_on: EngineOn, cuda_device: Callable[..., None], bf16: bool
