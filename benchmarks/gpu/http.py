@@ -100,7 +100,7 @@ def main() -> None:
         torch.save(network.state_dict(), weights)
         for workers in counts:
             if options.seconds_left < MEASURE_S + MIN_START_S:
-                results.add("not measured for lack of time", f"{workers} workers")
+                results.add(f"{workers or 1} workers", "not measured for lack of time")
                 continue
             with results.attempt(f"{workers or 1} workers failed"):
                 measure(weights, workers, photos, pool, options, results)

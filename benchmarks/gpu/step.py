@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class Results:
         self._values: dict[str, object] = {}
 
     def add(self, name: str, value: object) -> None:
-        self._values[name] = value
+        self._values[name] = deepcopy(value)  # an engine goes on correcting its times
         temporary = self._path.with_suffix(".part")
         temporary.write_text(json.dumps(self._values, ensure_ascii=False))
         temporary.replace(self._path)

@@ -1,12 +1,14 @@
 """The GPU benchmark keeps what a step has found, however it ends, and its table has the ratios."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.gpu import __main__ as runner
+from benchmarks.gpu.step import Results
 from benchmarks.gpu.table import table
 
 OPTIONS = argparse.Namespace(device="cpu", small=True, photos=None)
@@ -30,6 +32,16 @@ def test_results_outlive_a_step_that_fails_or_hangs(monkeypatch: pytest.MonkeyPa
     done = runner.run(runner.Step("engines", 2), 2.0, OPTIONS)
     assert done["status"] == status
     assert done["results"] == {"rate": 5}
+
+
+def test_a_result_is_what_it_was_when_it_was_added(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.json")
+    batch_seconds = {1: 0.5}
+    results.add("engine", {"batch_seconds": batch_seconds})
+    batch_seconds[1] = 0.75  # by a later batch
+    results.add("latency ms", 3)
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written == {"engine": {"batch_seconds": {"1": 0.5}}, "latency ms": 3}
 
 
 def test_a_step_can_stop_what_it_has_started_after_its_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
