@@ -77,7 +77,7 @@ class _Trial:
             return None
 
     def fitting(self, sizes: Sequence[int]) -> list[int]:
-        """Those up to the largest one that fits: on a GPU, the first batch of each size takes about a second."""
+        """Those up to the largest one that fits: on a GPU, the first batch of each size takes one to two seconds."""
         if self.attempt(self.check, sizes[0]) is None:
             return []
         larger = (count for count in range(len(sizes), 1, -1) if self.attempt(self.check, sizes[count - 1]) is not None)
