@@ -69,7 +69,7 @@ class Results:
         try:
             yield
         except Exception as error:  # noqa: BLE001 - the other measurements count
-            self.add(name, {"error": f"{type(error).__name__}: {error}"[:2000]})
+            self.add(name, {"error": f"{type(error).__name__}: {error}"[:4000]})
 
 
 def start(description: str | None) -> tuple[Options, Results]:

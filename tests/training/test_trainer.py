@@ -1,16 +1,26 @@
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from torch import distributed
+from torch import distributed, nn
 from torch.multiprocessing.spawn import start_processes
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model.convnext import Block
 from training.data import Photos
 from training.recipe import Phase, Recipe
-from training.trainer import TRANSFORM, Trainer, batch_indices, build_network, build_optimizers, predict_logits
+from training.trainer import (
+    TRANSFORM,
+    Trainer,
+    batch_indices,
+    build_network,
+    build_optimizers,
+    predict_logits,
+    update_average,
+)
 
 CPU = torch.device("cpu")
 
@@ -45,6 +55,19 @@ def test_load_rejects_a_checkpoint_of_another_recipe(recipe: Recipe, photos: Pho
     Trainer(recipe, photos, CPU).save(tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match="different recipe"):
         Trainer(replace(recipe, seed=1), photos, CPU).load(tmp_path / "checkpoint.pt")
+
+
+def test_weights_are_averaged_as_by_torch() -> None:
+    """From the second step on, a decay this low is that of every step."""
+    network = nn.Linear(3, 2)
+    average = deepcopy(network)
+    decay = 0.05
+    expected = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]  # torch's
+    for step in range(4):
+        nn.init.normal_(network.weight)
+        update_average(average, network, decay, step)
+        expected.update_parameters(network)
+    torch.testing.assert_close(average.state_dict(), expected.module.state_dict())
 
 
 def separable(recipe: Recipe, photos: Photos) -> tuple[Recipe, Photos]:
