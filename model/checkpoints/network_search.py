@@ -24,6 +24,8 @@ _WRAPPER = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wra
 _OPTIMIZER = re.compile(r"opt(im(izer)?)?s?(_states?)?(_dict)?\.")
 _TRANSPOSED = (".W", ".kernel", ".fc")  # the classifiers of some losses
 _NORMALIZATION = re.compile(r"(^|[._])(mean|mu|std|sigma)$")
+_MEASURED = re.compile(r"(^|[._])(\w*loss|criterion|metrics?|callbacks)[._]")
+_OF_PIXELS = re.compile(r"normali|pixel|image|preproc|transform")
 _FOREIGN = {  # layers that change what the network computes
     re.compile(r"(^|[._])(lora|loha|lokr|hada|ia3|oft)_|\.(base_layer|modules_to_save)\."): (
         "adapters (LoRA or similar)",
@@ -70,8 +72,9 @@ def find_network(tensors: Mapping[str, Tensor], source: str, averaged: Averaged 
     """Returns the one ConvNeXt in the tensors of a file.
 
     Of a network and its exponential moving average, ``averaged`` selects one; auto is what the library that saved the
-    file evaluates: the average in timm's ``state_dict_ema``, else the network itself. Raises ``CheckpointError`` if
-    there is no network of a known family or several, and ``CheckpointMismatch`` if other layers belong to it.
+    file evaluates: the average in timm's ``state_dict_ema``, else the network itself.
+    Raises ``CheckpointError`` if there is no network of a known family or several, and ``CheckpointMismatch`` if other
+    layers belong to it.
     """
     tensors = _unwrapped(tensors)
     _reject_foreign(tensors, source)
@@ -85,7 +88,7 @@ def find_network(tensors: Mapping[str, Tensor], source: str, averaged: Averaged 
     if ignored:
         more = f" and {len(ignored) - _SHOWN} more" if len(ignored) > _SHOWN else ""
         notes.append(f"ignored what is not part of the network: {', '.join(ignored[:_SHOWN])}{more}")
-    found = _with_linear_head(dict(chosen.tensors), chosen.family, source)
+    found = _with_linear_head(dict(chosen.tensors), chosen.family, source, notes)
     _check_head(found, chosen, {key: tensors[key] for key in beside}, source)
     found |= {key.removeprefix(chosen.prefix): tensors[key] for key in unexpected}
     normalization = _normalization({key: tensors[key] for key in beside}, source)
@@ -106,15 +109,23 @@ def _reject_foreign(tensors: Mapping[str, Tensor], source: str) -> None:
 def _normalization(beside: Mapping[str, Tensor], source: str) -> tuple[Numbers, Numbers] | None:
     found: dict[str, set[Numbers]] = {"mean": set(), "std": set()}
     for key, tensor in beside.items():
-        if (name := _NORMALIZATION.search(key)) and tensor.numel() == 3 and tensor.is_floating_point():
-            red, green, blue = (round(number, 6) for number in tensor.flatten().tolist())
+        name = None if _MEASURED.search(key) else _NORMALIZATION.search(key)
+        is_scalar = tensor.numel() == 1 and _OF_PIXELS.search(key)  # for all channels
+        if name and (tensor.numel() == 3 or is_scalar) and not tensor.is_complex():
+            red, green, blue = (round(number, 6) for number in tensor.double().flatten().expand(3).tolist())
             found["mean" if name[2] in ("mean", "mu") else "std"].add((red, green, blue))
     if not (found["mean"] and found["std"]):
         return None
     if len(found["mean"]) > 1 or len(found["std"]) > 1:
         raise CheckpointError(f"{source} has several normalizations: {found}; save only the state_dict of the network")
     mean, std = found["mean"].pop(), found["std"].pop()
-    scale = 255 if max(*mean, *std) > 1 else 1
+    scale = 255 if max(std) > 1 else 1
+    is_possible = all(0 <= number <= scale for number in mean) and all(0 < number <= scale for number in std)
+    if not is_possible or (scale == 255 and 0 < max(mean) <= 1):
+        raise CheckpointError(
+            f"{source} has a layer that normalizes by mean {mean} and std {std}, which are not of pixels; save only "
+            "the state_dict of the network, and describe its preprocessing in a config.json"
+        )
     return _divided(mean, scale), _divided(std, scale)
 
 
@@ -238,8 +249,8 @@ def _group(key: str) -> str:
     return ".".join(parts[: 2 if len(parts) > 2 else 1])
 
 
-def _with_linear_head(tensors: dict[str, Tensor], family: Family, source: str) -> dict[str, Tensor]:
-    """Renames the one linear layer of a head that also has layers without parameters, such as dropout.
+def _with_linear_head(tensors: dict[str, Tensor], family: Family, source: str, notes: list[str]) -> dict[str, Tensor]:
+    """Renames the one linear layer of a head that also has layers without parameters, and notes that they are dropout.
 
     Raises ``CheckpointMismatch`` for a head with several layers, and if there is none.
     """
@@ -255,5 +266,11 @@ def _with_linear_head(tensors: dict[str, Tensor], family: Family, source: str) -
     if not matrices or matrices[0] == f"{fc}.weight":
         return tensors
     layer = matrices[0].removesuffix(".weight")
+    if others := [key for key in tensors if key.startswith(f"{fc}.") and not key.startswith(f"{layer}.")]:
+        raise CheckpointMismatch(
+            f"{source} ({family.name}): its head has {', '.join(others)} beside {matrices[0]}; "
+            "only a single linear layer is supported"
+        )
+    notes.append(f"the classifier is {layer}; assuming that what is before it without parameters is dropout")
     renamed = {f"{layer}.weight": f"{fc}.weight", f"{layer}.bias": f"{fc}.bias"}
     return {renamed.get(key, key): tensor for key, tensor in tensors.items()}

@@ -1,6 +1,6 @@
 """What training libraries save with a network changes nothing, or is rejected if the network alone would be wrong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,31 @@ class TestNormalizationInTheFile:
         scaled = v2.functional.to_dtype(chain(texture), torch.float32, scale=True)
         expected = v2.functional.normalize(scaled, list(self.MEAN), list(self.STD))
         torch.testing.assert_close(load_model(path).transform(texture), expected, atol=1e-4, rtol=0)
+
+    @pytest.mark.parametrize("value", [0.5, 127.5])
+    def test_may_be_one_number_for_all_channels(self, tmp_path: Path, value: float) -> None:
+        buffers = {"image_mean": torch.tensor(value), "image_std": torch.tensor([value])}
+        torch.save(prefixed("model.")(timm_network().state_dict()) | buffers, tmp_path / "mine.pth")
+        white = load_model(tmp_path / "mine.pth").transform(Image.new("RGB", (300, 300), "white"))
+        torch.testing.assert_close(white, torch.ones(3, 224, 224))
+
+    @pytest.mark.parametrize(
+        ("mean", "std"),
+        [((0.5,) * 3, (0.0,) * 3), ((0.5,) * 3, (4.3, 4.4, 4.4)), ((123.0,) * 3, (0.2,) * 3), ((torch.nan,) * 3, STD)],
+        ids=["zero", "inverse", "two scales", "NaN"],
+    )
+    def test_must_be_of_pixels(self, tmp_path: Path, mean: Sequence[float], std: Sequence[float]) -> None:
+        buffers = {"normalize.mean": torch.tensor(mean), "normalize.std": torch.tensor(std)}
+        torch.save(prefixed("model.")(timm_network().state_dict()) | buffers, tmp_path / "mine.pth")
+        with pytest.raises(CheckpointError, match="pixels"):
+            load_model(tmp_path / "mine.pth")
+
+    def test_statistics_of_measurements_are_not_one(self, tmp_path: Path) -> None:
+        bare = prefixed("model.")(timm_network().state_dict())
+        measured = {"metric.mean": torch.tensor([0.1, 0.2, 0.3]), "metric.std": torch.tensor([0.1, 0.2, 0.3])}
+        torch.save(bare, tmp_path / "bare.pth")
+        torch.save(bare | measured, tmp_path / "mine.pth")
+        assert load_model(tmp_path / "mine.pth").transform == load_model(tmp_path / "bare.pth").transform
 
     def test_may_not_contradict_the_configuration(self, path: Path) -> None:
         config = path.with_name("config.json")

@@ -196,7 +196,9 @@ class TestHeads:
         for build in (self.timm_head, self.torchvision_head):
             reference = build(nn.Dropout(0.3), nn.Linear(24, 3))
             torch.save(reference.state_dict(), tmp_path / "mine.pth")
-            assert largest_difference(load_model(tmp_path / "mine.pth").network, reference) < 1e-4
+            model = load_model(tmp_path / "mine.pth")
+            assert largest_difference(model.network, reference) < 1e-4
+            assert any("dropout" in note for note in model.notes)
 
     def test_dropout_before_the_last_layer_of_torchvision(self, tmp_path: Path) -> None:
         reference = torchvision_network()
@@ -204,6 +206,14 @@ class TestHeads:
         reference.classifier = nn.Sequential(*layers, nn.Dropout(), nn.Linear(24, 3))
         torch.save(randomize(reference).state_dict(), tmp_path / "mine.pth")
         assert largest_difference(load_model(tmp_path / "mine.pth").network, reference) < 1e-4
+
+    def test_a_norm_in_the_place_of_the_classifier_is_named(self, tmp_path: Path) -> None:
+        reference = torchvision_network()
+        layers = [*reference.get_submodule("classifier").children()][:2]
+        reference.classifier = nn.Sequential(*layers, nn.LayerNorm(24), nn.Linear(24, 3))
+        torch.save(randomize(reference).state_dict(), tmp_path / "mine.pth")
+        with pytest.raises(CheckpointMismatch, match=r"classifier\.2\.weight.*classifier\.3\.weight"):
+            load_model(tmp_path / "mine.pth")
 
     def test_an_mlp_is_named(self, tmp_path: Path) -> None:
         for build in (self.timm_head, self.torchvision_head):
