@@ -114,7 +114,7 @@ def read_card(folder: Path) -> ModelCard:
     config = _without_nulls(_read_json(path)) if path.exists() else {}
     try:
         if path.exists() and (config.keys() & _TIMM_KEYS or "model_type" not in config):
-            card = _timm_card(name, config)
+            card = timm_card(name, config)
         else:
             card = _transformers_card(name, config) if config else ModelCard(name)
         transform = card.transform or _transform_of_processor(folder)
@@ -149,7 +149,8 @@ def _without_nulls(content: Json) -> Json:
     return {key: value for key, value in content.items() if value is not None}
 
 
-def _timm_card(name: str, config: Json) -> ModelCard:
+def timm_card(name: str, config: Json) -> ModelCard:
+    """Returns what a timm ``config.json`` states. Raises ``CheckpointError`` if it requires an unsupported feature."""
     data, arguments = _without_nulls(config.get("pretrained_cfg", config)), config.get("model_args", {})
     if "pretrained_cfg" in config:
         unknown = sorted(config.keys() - _TIMM_KEYS - _TRANSFORMERS_KEYS) + sorted(data.keys() - _PRETRAINED_KEYS)

@@ -23,6 +23,7 @@ from model.checkpoints.registry import (
     verify_weights,
 )
 from model.checkpoints.state_dict_file import StateDictFile, read_state_dict
+from model.checkpoints.training_record import read_class_names, read_options
 from model.convnext import ConvNeXt, ConvNeXtConfig
 from model.errors import CheckpointError, CheckpointMismatch
 from model.head import Activation
@@ -160,14 +161,21 @@ def _summarize(
     if is_native:
         header = native.read_card(file.metadata, str(path))
         card = replace(header, top1=card.top1 or header.top1)
+    is_bare = card == ModelCard(card.name)
+    if not is_native:
+        card = _completed(card, file, path)
     config = _config(found, card, path)
     notes = [*found.notes, *card.notes]
-    if card == ModelCard(card.name):
+    if is_bare:
         notes.append(
             "no configuration; assuming GELU, average pooling and that the outputs are classes, not embeddings"
         )
     transform = choose_transform(card.transform, found, config, str(path), notes.append)
-    labels = choose_labels(card.labels, config.num_classes, override, path, notes.append)
+    labels = card.labels
+    if labels is None and override is None:
+        labels, unused = read_class_names(file.record, config.num_classes, str(path))
+        notes.extend(unused)
+    labels = choose_labels(labels, config.num_classes, override, path, notes.append)
     tensors = found.tensors.values()
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
     return CheckpointSummary(
@@ -187,6 +195,13 @@ def _summarize(
         top1=card.top1,
         notes=tuple(notes),
     )
+
+
+def _completed(card: ModelCard, file: StateDictFile, path: Path) -> ModelCard:
+    """The card with what it does not say, and the options of a training script in the file do."""
+    options = read_options(file.record, card.name, str(path))
+    missing = {key: value for key, value in vars(options).items() if getattr(card, key) is None}
+    return replace(card, **missing, notes=card.notes + (options.notes if "transform" in missing else ()))
 
 
 def _config(found: FoundNetwork, card: ModelCard, path: Path) -> ConvNeXtConfig:

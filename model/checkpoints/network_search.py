@@ -38,6 +38,7 @@ _FOREIGN = {  # layers that change what the network computes
 }
 _SCALING = re.compile(r"(^|[._])(temperature|logit_scale|logit_bias|pool|pooling)([._]|$)")
 _SHOWN = 8
+_EVALUATED = ("state_dict_ema.", "model_ema.module.")  # the averages that timm and torchvision evaluate
 _SWAPPED = {"ema_state_dict.": "ema_state_dict.steps", "current_model_state.": None}
 """Where mmengine and Lightning keep the weights that were not averaged, as their ``state_dict`` has the averaged ones,
 and a key that only their files have."""
@@ -72,7 +73,7 @@ def find_network(tensors: Mapping[str, Tensor], source: str, averaged: Averaged 
     """Returns the one ConvNeXt in the tensors of a file.
 
     Of a network and its exponential moving average, ``averaged`` selects one; auto is what the library that saved the
-    file evaluates: the average in timm's ``state_dict_ema``, else the network itself.
+    file evaluates: the average in timm's ``state_dict_ema`` and torchvision's ``model_ema``, else the network itself.
     Raises ``CheckpointError`` if there is no network of a known family or several, and ``CheckpointMismatch`` if other
     layers belong to it.
     """
@@ -214,7 +215,7 @@ def _choose(
         groups[flag].append(candidate)
     if averaged == "on" and not groups[True]:
         raise CheckpointError(f"{source} has no averaged weights")
-    prefers_average = is_swapped or any(c.prefix.startswith("state_dict_ema.") for c in groups[True])
+    prefers_average = is_swapped or any(c.prefix.startswith(_EVALUATED) for c in groups[True])
     wanted = prefers_average if averaged == "auto" else averaged == "on"
     group = groups[wanted] or groups[not wanted]
     chosen = _only(group, source)

@@ -3,7 +3,7 @@
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +21,15 @@ _MAX_DEPTH = 8
 
 @dataclass(frozen=True)
 class StateDictFile:
-    """All tensors of a file, by the keys that lead to them joined with dots, and a safetensors header's metadata."""
+    """All tensors of a file, by the keys that lead to them joined with dots, and a safetensors header's metadata.
+
+    ``record`` is everything that a pickle contains, or that metadata.
+    """
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
     container: Literal["safetensors", "pickle"]
+    record: Mapping[str, Any] = field(default_factory=dict)  # Any: unpickled content
 
 
 def read_state_dict(path: Path) -> StateDictFile:
@@ -52,7 +56,7 @@ def _read_safetensors(path: Path) -> StateDictFile:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
         raise CheckpointError(f"{path} is a corrupt or truncated safetensors file: {error}") from error
-    return StateDictFile(tensors, metadata, "safetensors")
+    return StateDictFile(tensors, metadata, "safetensors", metadata)
 
 
 def _read_pickle(path: Path) -> StateDictFile:
@@ -74,7 +78,7 @@ def _read_pickle(path: Path) -> StateDictFile:
                 raise CheckpointError(_unpickling_problem(path, ForbiddenGlobal(value.origin)))
         found = f"{type(content).__name__} of {', '.join(map(repr, content))}" if isinstance(content, Mapping) else "it"
         raise CheckpointError(f"{path} has no state_dict: there are no named tensors in {found[:200]}")
-    return StateDictFile(tensors, {}, "pickle")
+    return StateDictFile(tensors, {}, "pickle", content)
 
 
 def _unpickle(path: Path, *, mapped: bool) -> Any:  # Any: unpickled content

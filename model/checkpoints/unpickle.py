@@ -1,9 +1,10 @@
 """Unpickles training checkpoints without executing code from the file.
 
-Objects that are not needed, such as dates, paths, losses and options of training libraries, become placeholders, which
-store nothing. What could execute code is rejected by name.
+Objects that are not needed, such as dates, paths, losses and optimizers, become placeholders, which store nothing.
+What could execute code is rejected by name.
 """
 
+import argparse
 import collections
 import importlib
 import pickle
@@ -130,6 +131,7 @@ def _allowed() -> dict[str, Any]:  # Any: classes and functions
         "torch.Size": torch.Size,
         "torch.device": torch.device,
         "torch.nn.parameter.Parameter": torch.nn.Parameter,
+        "argparse.Namespace": argparse.Namespace,
     }
     return found | {"copyreg._reconstructor": _rebuild_object, "_codecs.encode": _encode}
 

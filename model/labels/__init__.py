@@ -10,7 +10,11 @@ from typing import Any
 from model.errors import CheckpointError
 
 _FOLDER = Path(__file__).parent
-_NESTED = ("id2label", "class_to_idx", "label2id", "label_names", "labels", "classes", "class_names", "names")
+LABEL_KEYS = (
+    *("id2label", "class_to_idx", "idx_to_class", "label2id", "label_names"),
+    *("labels", "classes", "class_names", "names"),
+)
+"""The keys under which libraries keep the labels, the most certain ones first."""
 _UNSUPPORTED = (".yaml", ".yml", ".toml", ".xml", ".pbtxt", ".npy", ".pkl")
 _HEADERS = {"name", "names", "label", "labels", "class", "classes", "class_name"}
 
@@ -92,7 +96,7 @@ def parse_labels(value: Any, source: str) -> tuple[str, ...]:  # Any: parsed JSO
         return _validated(value, source)
     if not isinstance(value, dict):
         raise CheckpointError(f"{source}: labels must be a list or an object, found {type(value).__name__}")
-    for key in _NESTED:
+    for key in LABEL_KEYS:
         if isinstance(value.get(key), list | dict):
             return parse_labels(value[key], f"{source}: {key}")
     if value and all(isinstance(item, list) and len(item) == 2 for item in value.values()):

@@ -1,0 +1,133 @@
+"""What a training checkpoint has beside its weights: the names of classes, and the options of its training script."""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from model.checkpoints.hf_folder import timm_card
+from model.checkpoints.model_card import ModelCard
+from model.errors import CheckpointError
+from model.images.transform import IMAGENET_MEAN, IMAGENET_STD, Transform
+from model.labels import LABEL_KEYS, parse_labels
+
+_MAX_DEPTH = 3
+_TIMM_OPTIONS = ("input_size", "crop_pct", "interpolation", "mean", "std")
+_INCEPTION = (0.5, 0.5, 0.5)
+
+Record = Mapping[str, Any]  # Any: unpickled content
+
+
+def read_options(record: Record, name: str, source: str) -> ModelCard:
+    """Returns the preprocessing and the architecture that the options ``args`` of a training script state.
+
+    The scripts are those of timm, torchvision and the authors. Raises ``CheckpointError`` if an option is malformed or
+    not supported.
+    """
+    options = _mapping(record.get("args"))
+    try:
+        if "val_resize_size" in options:
+            return ModelCard(name, transform=_torchvision_transform(options))
+        if "imagenet_default_mean_and_std" in options:
+            return ModelCard(name, transform=_authors_transform(options))
+        return _timm_card(name, options) if options.keys() >= set(_TIMM_OPTIONS) else ModelCard(name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: the training options: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(f"{source}: unexpected content in the training options: {error!r}") from error
+
+
+def _torchvision_transform(options: Record) -> Transform:
+    """The evaluation of torchvision's references/classification."""
+    return Transform(options["val_resize_size"], options["val_crop_size"], options["interpolation"])
+
+
+def _authors_transform(options: Record) -> Transform:
+    """The evaluation of the authors' datasets.py."""
+    side, is_imagenet = options["input_size"], options["imagenet_default_mean_and_std"]
+    if side <= 32:
+        raise CheckpointError(f"input_size={side} is not supported; the authors do not resize images to it")
+    return Transform(
+        resize_size=side if side >= 384 else int(side / (options["crop_pct"] or 224 / 256)),
+        crop_size=side,
+        interpolation="bicubic",
+        mean=IMAGENET_MEAN if is_imagenet else _INCEPTION,
+        std=IMAGENET_STD if is_imagenet else _INCEPTION,
+        squash=side >= 384,
+    )
+
+
+def _timm_card(name: str, options: Record) -> ModelCard:
+    """The evaluation of timm's train.py, where an option without a value is that of the architecture."""
+    data = {key: options[key] for key in (*_TIMM_OPTIONS, "crop_mode") if options.get(key)}
+    data |= {key: list(data[key]) * 3 for key in ("mean", "std") if len(data.get(key, ())) == 1}
+    if options.get("img_size"):
+        data = {"input_size": (3, options["img_size"], options["img_size"])} | data
+    missing = [key for key in _TIMM_OPTIONS if key not in data]
+    pool = {"global_pool": options["gp"]} if options.get("gp") else {}
+    card = timm_card(name, {"pretrained_cfg": data, "model_args": options.get("model_kwargs") or {}} | pool)
+    if not (data and missing):
+        return card
+    return replace(card, notes=(f"the training options have no {', '.join(missing)}; using {card.transform}",))
+
+
+def read_class_names(record: Record, num_classes: int, source: str) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Returns the names of the classes, by index, and notes on names that are not used.
+
+    Raises ``CheckpointError`` if the same names are in different orders.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    notes = []
+    for key, value in _named(record, 0):
+        try:
+            names = parse_labels(value, key)
+        except CheckpointError as error:
+            notes.append(f"names of classes in the file are not used: {error}")
+            continue
+        if len(names) == num_classes:
+            found.setdefault(key, names)
+        else:
+            notes.append(
+                f"the {len(names)} names of {key} in the file are not used, as there are {num_classes} classes"
+            )
+    if not found:
+        return None, tuple(notes)
+    first = min(found, key=LABEL_KEYS.index)
+    for key, names in found.items():
+        if names != found[first] and sorted(names) == sorted(found[first]):
+            raise CheckpointError(f"{source}: {first} and {key} have the same classes in different orders")
+    return found[first], tuple(notes)
+
+
+def _named(record: Record, depth: int) -> Iterator[tuple[str, Any]]:  # Any: as above
+    """What is under the usual keys of class names, with the key, as JSON has it."""
+    for key, value in record.items():
+        name = key.lower() if isinstance(key, str) else ""
+        if name in LABEL_KEYS:
+            names = _plain(value)
+            if isinstance(names, list | dict):
+                yield name, names
+        elif depth < _MAX_DEPTH:
+            yield from _named(_mapping(value), depth + 1)
+
+
+def _mapping(value: object) -> Record:
+    if isinstance(value, argparse.Namespace):
+        return vars(value)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _plain(value: Any) -> Any:  # Any: as above
+    if isinstance(value, str) and value.startswith(("[", "{")):  # in the header of safetensors, there is only text
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
