@@ -15,6 +15,7 @@ LABEL_KEYS = (
     *("labels", "classes", "class_names", "names"),
 )
 """The keys under which libraries keep the labels, the most certain ones first."""
+_NUMBERED = (re.compile(r"^\W*(\d+)[\s,:;=.)\]>|-]+[^\W\d]"), re.compile(r"[^\W\d][\s,:;=([>|]+(\d+)\W*$"))
 _UNSUPPORTED = (".yaml", ".yml", ".toml", ".xml", ".pbtxt", ".npy", ".pkl")
 _HEADERS = {"name", "names", "label", "labels", "class", "classes", "class_name"}
 
@@ -60,9 +61,8 @@ def _decode(data: bytes) -> str:
 
 def _parse_lines(lines: list[str], source: str) -> tuple[str, ...]:
     """The labels of a text file. Raises ``CheckpointError`` if the lines are numbered, and not in this order."""
-    rows = [re.split(r"[\s,:;=]+", line.strip()) for line in lines]
-    for position in (0, -1):
-        numbers = [int(row[position]) for row in rows if len(row) > 1 and row[position].isdecimal()]
+    for pattern in _NUMBERED:
+        numbers = [int(found[1]) for line in lines if (found := pattern.search(line))]
         ordered = sorted(numbers)
         if numbers != ordered and ordered in (list(range(len(lines))), list(range(1, len(lines) + 1))):
             raise CheckpointError(f"{source}: the lines are numbered, but not in order; use CSV with index and name")

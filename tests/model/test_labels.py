@@ -53,9 +53,13 @@ def test_reads_labels_in_every_format(tmp_path: Path, name: str, content: str) -
         ("labels.csv", b"a,b,c\n", "labels"),
         ("labels.txt", b"1 dog\n0 cat\n", "numbered"),
         ("labels.txt", b"dog: 2\ncat: 1\n", "numbered"),
+        ("labels.txt", b"1. dog\n0. cat\n", "numbered"),
+        ("labels.txt", b"2) dog\n1) cat\n", "numbered"),
+        ("labels.txt", b"#1 dog\n#0 cat\n", "numbered"),
+        ("labels.txt", b"dog (1)\ncat (0)\n", "numbered"),
         ("labels.yaml", b"- cat\n- dog\n", "CSV"),
     ],
-    ids=range(17),
+    ids=range(21),
 )
 def test_rejects_invalid_labels(tmp_path: Path, name: str, content: bytes, value: str) -> None:
     (tmp_path / name).write_bytes(content)
@@ -74,6 +78,7 @@ def test_rejects_a_missing_file(tmp_path: Path) -> None:
         ("labels.json", '{"id2label": {"0": "cat", "1": "dog"}, "model_type": "convnext"}'),
         ("labels.json", '{"0": ["n01", "cat"], "1": ["n02", "dog"]}'),
         ("labels.json", '{"class_to_idx": {"dog": 1, "cat": 0}}'),
+        ("labels.json", '{"idx_to_class": {"1": "dog", "0": "cat"}}'),
         ("labels.csv", "cat\ndog\n"),
         ("labels.csv", "name\ncat\ndog\n"),
         ("labels.csv", "index,name\n1,dog\n0,cat\n"),
@@ -95,7 +100,9 @@ def test_names_may_be_numbers(tmp_path: Path) -> None:
     assert read_labels(tmp_path / "ids.json") == ("5", "7")
 
 
-@pytest.mark.parametrize("lines", [("0 stars", "1 star"), ("1", "0"), ("50 cent", "2 euro")])
+@pytest.mark.parametrize(
+    "lines", [("0 stars", "1 star"), ("1", "0"), ("50 cent", "2 euro"), ("1.5 l", "0.5 l"), ("2x", "1x")]
+)
 def test_labels_may_begin_with_numbers(tmp_path: Path, lines: tuple[str, ...]) -> None:
     (tmp_path / "labels.txt").write_text("\n".join(lines))
     assert read_labels(tmp_path / "labels.txt") == lines
