@@ -155,14 +155,15 @@ def timm_card(name: str, config: Json) -> ModelCard:
     if "pretrained_cfg" in config:
         unknown = sorted(config.keys() - _TIMM_KEYS - _TRANSFORMERS_KEYS) + sorted(data.keys() - _PRETRAINED_KEYS)
     else:
-        unknown = sorted(config.keys() - _TIMM_KEYS - _TRANSFORMERS_KEYS - _PRETRAINED_KEYS)
+        unknown = sorted(config.keys() - _TIMM_KEYS - _TRANSFORMERS_KEYS - _PRETRAINED_KEYS - {"labels"})
     for key in unknown:
         if key in _MISNAMED:
             raise CheckpointError(f"unknown key {key!r} in config.json; the name is {_MISNAMED[key]}")
     _check_timm_arguments({"global_pool": config.get("global_pool")} | arguments)
     if str(config.get("architecture", "")).startswith("test_convnext"):
         raise CheckpointError(f"{config['architecture']} is not supported: its activation is not GELU")
-    labels = config.get("label_names") or data.get("label_names")
+    old = None if "pretrained_cfg" in config else config.get("labels")  # in the flat files of timm before 0.8
+    labels = config.get("label_names") or data.get("label_names") or old
     tag, count = str(data.get("tag", "")), config.get("num_classes", data.get("num_classes"))
     if "clip" in tag and "_ft_in" not in tag and labels is None and count in (None, *_CLIP_SIZES):
         raise CheckpointError("the outputs are CLIP embeddings and not classes; fine-tune it as a classifier")

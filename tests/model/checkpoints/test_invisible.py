@@ -88,7 +88,7 @@ def test_rejects_a_handwritten_configuration_that_would_be_misread(
 
 def test_names_the_key_of_the_labels(tmp_path: Path) -> None:
     torch.save(timm_network().state_dict(), tmp_path / "mine.pth")
-    (tmp_path / "config.json").write_text(json.dumps({"labels": list("abcde")}))
+    (tmp_path / "config.json").write_text(json.dumps({"classes": list("abcde")}))
     with pytest.raises(CheckpointError, match="label_names"):
         load_model(tmp_path)
 

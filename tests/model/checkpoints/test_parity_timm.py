@@ -1,5 +1,6 @@
 """Loads checkpoints saved by timm with random parameters and compares logits and pixels with timm's."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 from timm.models import save_for_hf
+from timm.models._hub import load_model_config_from_path
 from timm.models.convnext import ConvNeXt as TimmConvNeXt
 from torch import nn
 
@@ -146,6 +148,16 @@ def test_reads_label_descriptions(tmp_path: Path) -> None:
     labels = {"label_names": ["n01", "n02"], "label_descriptions": {"n01": "tench", "n02": "goldfish"}}
     save(atto(num_classes=2), tmp_path / "mine", labels)
     assert load_model(tmp_path / "mine").labels == ("tench", "goldfish")
+
+
+def test_reads_the_labels_of_old_files(tmp_path: Path) -> None:
+    """timm's own reader of them is the reference."""
+    save(atto(), tmp_path / "mine")
+    config = json.loads((tmp_path / "mine" / "config.json").read_text())
+    flat = config.pop("pretrained_cfg") | {"architecture": config["architecture"], "labels": ["a", "b", "c"]}
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(flat))
+    expected = load_model_config_from_path(str(tmp_path / "mine"))[0]["label_names"]
+    assert load_model(tmp_path / "mine").labels == tuple(expected)
 
 
 def test_pixels_are_normalized(tmp_path: Path) -> None:
