@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from model.checkpoints.hf_folder import timm_card
 from model.checkpoints.model_card import ModelCard
 from model.errors import CheckpointError
 from model.images.transform import IMAGENET_MEAN, IMAGENET_STD, Transform
-from model.labels import LABEL_KEYS, parse_labels
+from model.labels import LABEL_KEYS, parse_named_labels
 
 _MAX_DEPTH = 3
 _TIMM_OPTIONS = ("input_size", "crop_pct", "interpolation", "mean", "std")
@@ -27,7 +28,7 @@ def read_options(record: Record, name: str, source: str) -> ModelCard:
     The scripts are those of timm, torchvision and the authors. Raises ``CheckpointError`` if an option is malformed or
     not supported.
     """
-    options = _mapping(record.get("args"))
+    options = _plain(_mapping(record.get("args")))
     try:
         if "val_resize_size" in options:
             return ModelCard(name, transform=_torchvision_transform(options))
@@ -36,13 +37,13 @@ def read_options(record: Record, name: str, source: str) -> ModelCard:
         return _timm_card(name, options) if options.keys() >= set(_TIMM_OPTIONS) else ModelCard(name)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: the training options: {error}") from error
-    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(f"{source}: unexpected content in the training options: {error!r}") from error
 
 
 def _torchvision_transform(options: Record) -> Transform:
     """The evaluation of torchvision's references/classification."""
-    return Transform(options["val_resize_size"], options["val_crop_size"], options["interpolation"])
+    return Transform(options["val_resize_size"], options["val_crop_size"], options.get("interpolation", "bilinear"))
 
 
 def _authors_transform(options: Record) -> Transform:
@@ -51,7 +52,7 @@ def _authors_transform(options: Record) -> Transform:
     if side <= 32:
         raise CheckpointError(f"input_size={side} is not supported; the authors do not resize images to it")
     return Transform(
-        resize_size=side if side >= 384 else int(side / (options["crop_pct"] or 224 / 256)),
+        resize_size=side if side >= 384 else int(side / (options.get("crop_pct") or 224 / 256)),
         crop_size=side,
         interpolation="bicubic",
         mean=IMAGENET_MEAN if is_imagenet else _INCEPTION,
@@ -83,9 +84,9 @@ def read_class_names(record: Record, num_classes: int, source: str) -> tuple[tup
     notes = []
     for key, value in _named(record, 0):
         try:
-            names = parse_labels(value, key)
+            names = parse_named_labels(key, value, "the file")
         except CheckpointError as error:
-            notes.append(f"names of classes in the file are not used: {error}")
+            notes.append(f"names of classes are not used: {error}")
             continue
         if len(names) == num_classes:
             found.setdefault(key, names)
@@ -128,6 +129,6 @@ def _plain(value: Any) -> Any:  # Any: as above
             return value
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, np.ndarray | np.generic | Tensor):
         return value.tolist()
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

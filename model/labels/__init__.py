@@ -98,22 +98,41 @@ def parse_labels(value: Any, source: str) -> tuple[str, ...]:  # Any: parsed JSO
         raise CheckpointError(f"{source}: labels must be a list or an object, found {type(value).__name__}")
     for key in LABEL_KEYS:
         if isinstance(value.get(key), list | dict):
-            return parse_labels(value[key], f"{source}: {key}")
+            return parse_named_labels(key, value[key], source)
     if value and all(isinstance(item, list) and len(item) == 2 for item in value.values()):
         value = {index: name for index, (_, name) in value.items()}  # Keras' imagenet_class_index.json
     if not all(type(index) is int for index in value.values()):
         return parse_id_to_label(value, source)
-    if len(set(value.values())) < len(value):
-        twice = next(index for index in value.values() if list(value.values()).count(index) > 1)
-        missing = next(index for index in range(len(value)) if index not in value.values())
-        raise CheckpointError(f"{source}: no label for class {missing}, and two for class {twice}")
     indices = set(range(len(value)))
     is_swapped = {int(key) for key in value if key.isdecimal()} == indices  # names that are numbers
+    is_swapped = is_swapped and len(set(value.values())) == len(value)
     if is_swapped and any(int(key) != index for key, index in value.items()) and set(value.values()) != indices:
         return parse_id_to_label(value, source)
     if is_swapped and any(int(key) != index for key, index in value.items()):
         raise CheckpointError(f"{source}: it is ambiguous which numbers are indices and which are names; use a list")
-    return parse_id_to_label({str(index): name for name, index in value.items()}, source)
+    return _parse_label_to_id(value, source)
+
+
+def parse_named_labels(key: str, value: Any, source: str) -> tuple[str, ...]:  # Any: parsed JSON
+    """Returns the labels under ``key``, one of ``LABEL_KEYS``, some of which say whether an index is key or value.
+
+    Raises ``CheckpointError``.
+    """
+    source = f"{source}: {key}"
+    if isinstance(value, dict) and key in ("id2label", "idx_to_class"):
+        return parse_id_to_label(value, source)
+    if isinstance(value, dict) and key in ("class_to_idx", "label2id"):
+        return _parse_label_to_id(value, source)
+    return parse_labels(value, source)
+
+
+def _parse_label_to_id(value: dict[str, Any], source: str) -> tuple[str, ...]:  # Any: parsed JSON
+    by_index = {str(index): name for name, index in value.items()}
+    if len(by_index) < len(value):
+        twice = next(index for index in value.values() if list(value.values()).count(index) > 1)
+        missing = next(index for index in range(len(value)) if str(index) not in by_index)
+        raise CheckpointError(f"{source}: no label for class {missing}, and two for class {twice}")
+    return parse_id_to_label(by_index, source)
 
 
 def parse_id_to_label(value: Any, source: str) -> tuple[str, ...]:  # Any: parsed JSON

@@ -93,6 +93,21 @@ def test_reads_labels_of_every_form(tmp_path: Path, name: str, content: str, enc
     assert read_labels(tmp_path / name) == ("cat", "dog")
 
 
+@pytest.mark.parametrize("key", ["class_to_idx", "label2id"])
+def test_a_key_says_that_numbers_are_names(tmp_path: Path, key: str) -> None:
+    """The order of ``torchvision.datasets.ImageFolder``."""
+    names = sorted(str(number) for number in range(11))
+    content = {key: {name: index for index, name in enumerate(names)}}
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    assert read_labels(tmp_path / "labels.json") == tuple(names)
+
+
+@pytest.mark.parametrize("key", ["idx_to_class", "id2label"])
+def test_a_key_says_that_numbers_are_indices(tmp_path: Path, key: str) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps({key: {"0": 2, "1": 0, "2": 1}}))
+    assert read_labels(tmp_path / "labels.json") == ("2", "0", "1")
+
+
 def test_names_may_be_numbers(tmp_path: Path) -> None:
     (tmp_path / "folders.json").write_text('{"0": 0, "1": 1, "10": 2}')
     assert read_labels(tmp_path / "folders.json") == ("0", "1", "10")
