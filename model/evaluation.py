@@ -9,6 +9,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
+NO_LABEL = -1
 _BINS = 15
 _SHOWN = 10
 
@@ -72,7 +73,7 @@ def evaluate_softmax(probabilities: Array, truth: Indices, labels: Sequence[str]
 
 
 def evaluate_sigmoid(probabilities: Array, truth: Indices, labels: Sequence[str]) -> tuple[LabelResult, ...]:
-    """Precision and recall of each label for images that have the one label ``truth`` ``(N,)``, or none (-1)."""
+    """Precision and recall of each label for images that have the one label ``truth`` ``(N,)``, or ``NO_LABEL``."""
     results = []
     for index, label in enumerate(labels):
         predicted, actual = probabilities[:, index] >= 0.5, truth == index

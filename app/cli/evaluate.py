@@ -16,7 +16,7 @@ from app.logs import configure_logging
 from app.main import build_engine
 from app.settings import Settings
 from model.errors import CheckpointError
-from model.evaluation import evaluate_sigmoid, evaluate_softmax
+from model.evaluation import NO_LABEL, evaluate_sigmoid, evaluate_softmax
 from model.head import scores
 from model.inference.engine import InferenceEngine
 
@@ -30,8 +30,11 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     engine = build_engine(settings)
     classes = match_labels(sorted({name for _, name in photos}), engine.model.labels)
     unmatched = sorted({name for _, name in photos} - classes.keys())
+    is_binary = len(engine.model.labels) == 1 and classes
     if unmatched:
-        print_error(f"no label matches {', '.join(unmatched[:10])} ({len(unmatched)} names); their photos are left out")
+        treatment = f"are counted as not {engine.model.labels[0]}" if is_binary else "are left out"
+        print_error(f"no label matches {', '.join(unmatched[:10])} ({len(unmatched)} names); their photos {treatment}")
+    classes |= dict.fromkeys(unmatched, NO_LABEL) if is_binary else {}
     known = {file: classes[name] for file, name in photos if name in classes}
     if not known:
         raise CheckpointError(f"{options.folder} has no photos whose class the model has")
@@ -134,4 +137,5 @@ def _write_photos(
         rows = csv.writer(stream, lineterminator="\n")
         rows.writerow(("file", "label", "predicted", "probability"))
         for file, actual, predicted, row in zip(files, truth, first, probabilities, strict=True):
-            rows.writerow((file, labels[actual], labels[predicted], float(row[predicted])))
+            label = "" if actual == NO_LABEL else labels[actual]
+            rows.writerow((file, label, labels[predicted], float(row[predicted])))

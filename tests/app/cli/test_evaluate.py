@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from PIL import Image
 
 from app import cli
@@ -59,6 +61,25 @@ def test_precision_and_recall_of_independent_classes(
     out = capsys.readouterr().out
     assert "ant (3)" in out
     assert "bee (0)" in out
+
+
+def test_photos_without_the_label_of_a_binary_model_are_negatives(
+    tmp_path: Path, photos: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = timm.create_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 12, 16, 24), num_classes=1)
+    tensors = network.state_dict()
+    tensors |= {"head.fc.weight": torch.zeros(1, 24), "head.fc.bias": torch.ones(1)}  # ant, whatever the photo
+    torch.save(tensors, tmp_path / "binary.pth")
+    (tmp_path / "labels.txt").write_text("ant")
+    (tmp_path / "photos.csv").write_text(
+        "\n".join(f"{photo},{name}" for photo, name in zip(photos, ("ant", "bee", "owl"), strict=True))
+    )
+    arguments = ("--labels", str(tmp_path / "labels.txt"), "--output", str(tmp_path / "output.csv"))
+    assert run(tmp_path / "binary.pth", str(tmp_path / "photos.csv"), *arguments) == 0
+    captured = capsys.readouterr()
+    assert " 33.33% 100.00%  ant (1)" in captured.out
+    assert "not ant" in captured.err
+    assert [row["label"] for row in csv.DictReader((tmp_path / "output.csv").open())] == ["ant", "", ""]
 
 
 def test_a_photo_that_cannot_be_decoded_is_an_error(
