@@ -107,7 +107,7 @@ def _named(record: Record, depth: int) -> Iterator[tuple[str, Any]]:  # Any: as 
     """What is under the usual keys of class names, with the key, as JSON has it."""
     for key, value in record.items():
         name = key.lower() if isinstance(key, str) else ""
-        if name in LABEL_KEYS:
+        if name in LABEL_KEYS and name != "names":  # may be those of metrics or parameters
             names = _plain(value)
             if isinstance(names, list | dict):
                 yield name, names

@@ -182,6 +182,11 @@ def test_says_which_names_are_not_used(tmp_path: Path, names: object) -> None:
     assert any("not used" in note for note in model.notes)
 
 
+def test_names_of_something_else_are_not_used(tmp_path: Path) -> None:
+    model = load_model(save(tmp_path / "mine.pth", {}, metrics={"names": ["loss", "top1", "top5", "f1", "lr"]}))
+    assert model.labels[0] == "class_0"
+
+
 def test_names_are_found_beside_weights_in_any_place(tmp_path: Path) -> None:
     state = prefixed("module.")(timm_network().state_dict())
     torch.save({"state": {"model": state, "class_names": NAMES}}, tmp_path / "mine.pth")
