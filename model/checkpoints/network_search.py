@@ -38,7 +38,8 @@ _FOREIGN = {  # layers that change what the network computes
 }
 _SCALING = re.compile(r"(^|[._])(temperature|logit_scale|logit_bias|pool|pooling)([._]|$)")
 _SHOWN = 8
-_EVALUATED = ("state_dict_ema.", "model_ema.module.")  # the averages that timm and torchvision evaluate
+_EVALUATED = {"state_dict_ema.": "", "model_ema.": "n_averaged"}
+"""The averages that timm and torchvision evaluate, and a key in them that only the latter's have."""
 _SWAPPED = {"ema_state_dict.": "ema_state_dict.steps", "current_model_state.": None}
 """Where mmengine and Lightning keep the weights that were not averaged, as their ``state_dict`` has the averaged ones,
 and a key that only their files have."""
@@ -215,7 +216,8 @@ def _choose(
         groups[flag].append(candidate)
     if averaged == "on" and not groups[True]:
         raise CheckpointError(f"{source} has no averaged weights")
-    prefers_average = is_swapped or any(c.prefix.startswith(_EVALUATED) for c in groups[True])
+    evaluated = tuple(prefix for prefix, mark in _EVALUATED.items() if not mark or prefix + mark in tensors)
+    prefers_average = is_swapped or any(c.prefix.startswith(evaluated) for c in groups[True])
     wanted = prefers_average if averaged == "auto" else averaged == "on"
     group = groups[wanted] or groups[not wanted]
     chosen = _only(group, source)

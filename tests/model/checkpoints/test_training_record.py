@@ -99,6 +99,13 @@ def test_serves_the_average_that_torchvision_evaluates(tmp_path: Path) -> None:
     assert largest_difference(load_model(tmp_path / "mine.pth").network, reference) < 1e-4
 
 
+def test_serves_the_network_beside_an_average_of_unknown_origin(tmp_path: Path) -> None:
+    reference = randomize(timm_network())
+    average = prefixed("module.")(zeros(reference.state_dict()))
+    torch.save({"model": reference.state_dict(), "model_ema": average}, tmp_path / "mine.pth")
+    assert largest_difference(load_model(tmp_path / "mine.pth").network, reference) < 1e-4
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
