@@ -67,8 +67,8 @@ class Recipe:
 
 
 GPU = Recipe(
-    steps=14_000,
-    decay_steps=7_000,
+    steps=6_720,
+    decay_steps=3_360,
     stable=Phase((128,), (0.15, 0.8), mixup=0.3),
     decay=Phase((160,), (0.25, 0.9), mixup=0.3),
     batch_size=1024,
@@ -81,9 +81,9 @@ RECIPES: dict[str, Recipe] = {
     "cpu": Recipe(),
     "gpu": GPU,
     # Of the recipe "gpu". Smoothed labels would hide from a student how similar the classes are.
-    "teacher": replace(GPU, network=WIDE, steps=6_000, decay_steps=3_000, peak_lr=2e-3, label_smoothing=0.0),
+    "teacher": replace(GPU, network=WIDE, steps=3_622, decay_steps=1_811, peak_lr=2e-3, label_smoothing=0.0),
     "distill": Recipe(
-        steps=2_700,
+        steps=2_600,
         decay_steps=1_800,
         stable=Phase((112, 128), (0.2, 0.6)),
         decay=Phase((144,), (0.25, 0.8)),
