@@ -95,10 +95,13 @@ def run(step: Step, limit_s: float, options: argparse.Namespace) -> Figures:
                 start_new_session=True,
             )
             status = wait(process, limit_s)
+        results: Figures = json.loads(output.read_text()) if output.exists() else {}
+        if status == "ok" and any("error" in value for value in results.values() if isinstance(value, dict)):
+            status = "incomplete"
         return {
             "status": status,
             "seconds": time.monotonic() - started,
-            "results": json.loads(output.read_text()) if output.exists() else {},
+            "results": results,
             "log": log.read_text(errors="replace")[-LOG_CHARACTERS:],
         }
 

@@ -34,6 +34,12 @@ def test_results_outlive_a_step_that_fails_or_hangs(monkeypatch: pytest.MonkeyPa
     assert done["results"] == {"rate": 5}
 
 
+def test_a_step_without_some_of_its_results_is_incomplete(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = """import sys, pathlib; pathlib.Path(sys.argv[1]).write_text('{"rate": 5, "workers": {"error": "late"}}')"""
+    monkeypatch.setattr(runner, "command_of", lambda _, output, *others: [sys.executable, "-c", write, str(output)])
+    assert runner.run(runner.Step("http", 60), 60.0, OPTIONS)["status"] == "incomplete"
+
+
 def test_a_result_is_what_it_was_when_it_was_added(tmp_path: Path) -> None:
     results = Results(tmp_path / "results.json")
     batch_seconds = {1: 0.5}
