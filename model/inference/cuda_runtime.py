@@ -178,7 +178,7 @@ class CudaRuntime:
 
     def _forget_graphs(self) -> None:
         for slot in self._slots:
-            slot.forget()
+            slot.forget_all()
 
     def _exact_network(self) -> ConvNeXt:
         assert self._exact is not None  # noqa: S101 - it is dropped once the paths are chosen

@@ -103,9 +103,10 @@ class Proof:
         if candidate is self._prepared.get(size):
             return
         self._prepared.pop(size, None)
-        self._slot.forget([size])
         if candidate.graphs:
             self._slot.capture(size, candidate.forward)
+        else:
+            self._slot.forget(size)
         self._prepared[size] = candidate
 
     def _error(self, candidates: Choice) -> float:

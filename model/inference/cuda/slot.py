@@ -1,6 +1,6 @@
 """Slot: one stream with fixed buffers and a CUDA graph for each batch size."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -55,16 +55,19 @@ class Slot:
 
     def capture(self, size: int, forward: Forward) -> None:
         """Records a batch of ``size`` in a graph, which replaces an earlier one."""
-        self.forget([size])
+        self.forget(size)
         with torch.inference_mode(), self.stream.active():
             self._start(size, forward)  # loads, compiles and allocates what recording a graph may not
             self.stream.wait()
             self._graphs[size] = _Graph(*self.stream.capture(lambda: self._start(size, forward)))
 
-    def forget(self, sizes: Iterable[int] | None = None) -> None:
-        """Drops the graphs of batches of ``sizes``, or all."""
-        for size in list(self._graphs if sizes is None else sizes):
-            self._graphs.pop(size, None)
+    def forget(self, size: int) -> None:
+        """Drops the graph of batches of ``size``."""
+        self._graphs.pop(size, None)
+
+    def forget_all(self) -> None:
+        """Drops all graphs."""
+        self._graphs.clear()
 
     def _start(self, size: int, forward: Forward) -> Tensor:
         pixels = self.pixels[:size]
