@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from threading import Event
+from typing import cast
 
 import torch
 from filelock import FileLock, Timeout
@@ -38,26 +39,26 @@ def compile_kernels(network: ConvNeXt, dtype: torch.dtype, input_size: int, size
 
 
 def compile_in_parallel(compiles: Sequence[Compile]) -> None:
-    """Runs calls of ``compile_kernel`` and ``compile_norm``; Triton releases the interpreter lock most of the time."""
+    """Runs calls of ``compile_kernel`` and ``compile_norm``; Triton releases the interpreter lock most of the time.
+
+    What fails is compiled again, alone: before 3.11.8, Python sometimes fails to parse a function's source while
+    another thread does (https://github.com/python/cpython/issues/106905).
+    """
     from triton import AsyncCompileMode
 
-    with _Threads(available_cores()) as threads, AsyncCompileMode(threads, ignore_errors=True):
-        for compile_ in compiles:
-            compile_()  # starts it; Triton's tables are changed by this thread only
-
-
-class _Threads(ThreadPoolExecutor):
-    """Logs the errors, which Triton ignores."""
-
-    def submit(self, work: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:  # Any: as in the base
-        future = super().submit(work, *args, **options)
-        future.add_done_callback(_log_error)
-        return future
-
-
-def _log_error(future: Future[Any]) -> None:  # Any: as above
-    if error := future.exception():
-        logger.info("a kernel is not compiled in advance", exc_info=error)
+    prepared = Event()
+    threads = ThreadPoolExecutor(available_cores(), initializer=prepared.wait)
+    with threads, AsyncCompileMode(threads, ignore_errors=True):
+        try:
+            for compile_ in compiles:
+                compile_()  # parses each function once, for its hash: nothing else may be parsed yet
+        finally:
+            prepared.set()
+    for compile_ in compiles:
+        try:
+            compile_()
+        except Exception:  # Triton raises errors of many kinds
+            logger.info("a kernel is not compiled in advance", exc_info=True)
 
 
 def _kernels(
