@@ -135,7 +135,7 @@ def detect_family(keys: Iterable[str], source: str) -> Family:
         if any(re.match(family.anchor, key) for key in keys):
             return family
     known = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
-    raise CheckpointError(f"{source} is not a ConvNeXt of a known family ({known}). Its keys are {_listed(keys)}.")
+    raise CheckpointError(f"{source} is not a ConvNeXt of a known family ({known}). Its keys are {listed(keys)}.")
 
 
 def infer_config(
@@ -155,7 +155,7 @@ def infer_config(
         if name not in shapes:
             others = [other for other in tensors if other.startswith(f"{key.removesuffix('weight')}")]
             reason = "; the network has no classification head" if name.startswith("head.fc") else ""
-            reason = f", found {_listed(others)}" if others else reason
+            reason = f", found {listed(others)}" if others else reason
             raise CheckpointMismatch(f"{source} ({family.name}): missing key {key}{reason}")
         if len(shapes[name]) < 2 or not all(shapes[name]):
             raise CheckpointMismatch(f"{source} ({family.name}): {key} has the unexpected shape {shapes[name]}")
@@ -242,7 +242,7 @@ def canonical_state_dict(
         ],
     }
     if any(problems.values()):
-        listing = "; ".join(f"{kind}: {_listed(keys)}" for kind, keys in problems.items() if keys)
+        listing = "; ".join(f"{kind}: {listed(keys)}" for kind, keys in problems.items() if keys)
         raise CheckpointMismatch(f"{source} ({family.name}) does not match the network. {listing}")
     return {name: _float32(found[name], family.key(name), source).reshape(shape) for name, shape in expected.items()}
 
@@ -252,7 +252,8 @@ def _squeezed(shape: Iterable[int]) -> list[int]:
     return [size for size in shape if size != 1]
 
 
-def _listed(keys: list[str], limit: int = 4) -> str:
+def listed(keys: list[str], limit: int = 4) -> str:
+    """The first keys, for a message."""
     return ", ".join(keys[:limit]) + (f" and {len(keys) - limit} more" if len(keys) > limit else "")
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from model.checkpoints.families import FAMILIES, Family, detect_family
+from model.checkpoints.families import FAMILIES, Family, detect_family, listed
 from model.errors import CheckpointError, CheckpointMismatch
 
 Averaged = Literal["auto", "on", "off"]
@@ -36,7 +36,8 @@ _FOREIGN = {  # layers that change what the network computes
         "save the state_dict of the network before quantization",
     ),
 }
-_SCALING = re.compile(r"(^|[._])(temperature|logit_scale|logit_bias|pool|pooling)([._]|$)")
+_SCALING = re.compile(r"(^|[._])(temperature|logit_scale|logit_bias|gem|pool|pooling)([._]|$)|(^|\.)scale$")
+_WEIGHT = re.compile(r"weight(_v)?$|weight\.original\d$")
 _SHOWN = 8
 _EVALUATED = {"state_dict_ema.": "", "model_ema.": "n_averaged"}
 """The averages that timm and torchvision evaluate, and a key in them that only the latter's have."""
@@ -84,16 +85,20 @@ def find_network(tensors: Mapping[str, Tensor], source: str, averaged: Averaged 
     if not candidates:
         detect_family(tensors, source)
     chosen, notes = _choose(candidates, source, averaged, tensors)
-    beside = _beside(tensors, chosen, candidates)
-    unexpected = [key for key in beside if _belongs(key, tensors[key], chosen)]
-    ignored = sorted({_group(key) for key in beside if key not in unexpected})
+    beside, others = _beside(tensors, chosen, candidates)
+    unexpected = [key for key in beside if _belongs(key, beside, chosen)]
+    ignored = sorted({_group(key) for key in (*beside, *others) if key not in unexpected})
     if ignored:
         more = f" and {len(ignored) - _SHOWN} more" if len(ignored) > _SHOWN else ""
         notes.append(f"ignored what is not part of the network: {', '.join(ignored[:_SHOWN])}{more}")
     found = _with_linear_head(dict(chosen.tensors), chosen.family, source, notes)
-    _check_head(found, chosen, {key: tensors[key] for key in beside}, source)
-    found |= {key.removeprefix(chosen.prefix): tensors[key] for key in unexpected}
-    normalization = _normalization({key: tensors[key] for key in beside}, source)
+    _check_head(found, chosen, beside, source)
+    if unexpected:
+        raise CheckpointMismatch(
+            f"{source} ({chosen.family.name}): beside the network, {chosen.name}, there is {listed(unexpected)}; if "
+            "its outputs do not depend on that, save the state_dict of the network alone, else it cannot be served"
+        )
+    normalization = _normalization(beside, source)
     return FoundNetwork(chosen.family, found, tuple(notes), normalization)
 
 
@@ -136,27 +141,30 @@ def _divided(numbers: Numbers, scale: int) -> Numbers:
     return red / scale, green / scale, blue / scale
 
 
-def _beside(tensors: Mapping[str, Tensor], chosen: _Candidate, candidates: list[_Candidate]) -> list[str]:
-    """The tensors that are in no network, and the first of each other network."""
+def _beside(
+    tensors: Mapping[str, Tensor], chosen: _Candidate, candidates: list[_Candidate]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors that are in no network, and the first key of each other network."""
     own = {candidate.prefix + key for candidate in candidates for key in candidate.tensors}
     others = [c.prefix + next(iter(c.tensors)) for c in candidates if c is not chosen]
-    return [key for key in tensors if key not in own or key in others]
+    return {key: tensor for key, tensor in tensors.items() if key not in own}, others
 
 
-def _belongs(key: str, tensor: Tensor, chosen: _Candidate) -> bool:
+def _belongs(key: str, beside: Mapping[str, Tensor], chosen: _Candidate) -> bool:
     """Whether a tensor beside the network could be part of it, so that the network alone computes something else."""
     inside = key.removeprefix(chosen.prefix).partition(".")[0] if key.startswith(chosen.prefix) else None
     if inside in {own.partition(".")[0] for own in chosen.tensors} or _SCALING.search(key):
         return True
     if _AVERAGED.search(key.removeprefix(chosen.prefix)):
         return False
-    if _takes_outputs(key, tensor, chosen):
+    if _takes_outputs(key, beside[key], chosen):
         return True
-    if _HARMLESS.search(key):
-        return False
-    entry, _, inner = chosen.prefix.partition(".")
-    is_layer = tensor.ndim >= 2 and key.endswith("weight")
-    return inside is not None or (is_layer and inner != "" and key.startswith(f"{entry}."))
+    return not _HARMLESS.search(key) and (inside is not None or _is_layer(key, beside))
+
+
+def _is_layer(key: str, beside: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor is the weight of a layer; weights without a bias may be those of the classes in a loss."""
+    return bool(_WEIGHT.search(key)) and (beside[key].ndim >= 2 or _WEIGHT.sub("bias", key) in beside)
 
 
 def _takes_outputs(key: str, tensor: Tensor, chosen: _Candidate) -> bool:
@@ -229,17 +237,14 @@ def _choose(
 
 
 def _only(candidates: list[_Candidate], source: str) -> _Candidate:
-    """The one network, or the first of equal ones."""
-    complete = [c for c in candidates if any(_name(c, key).startswith("head.fc.") for key in c.tensors)] or candidates
-    first = complete[0]
-    for other in complete[1:]:
-        same = first.tensors.keys() == other.tensors.keys() and all(
-            torch.equal(first.tensors[key], other.tensors[key]) for key in first.tensors
-        )
-        if not same:
-            names = ", ".join(candidate.name for candidate in complete)
+    """The one network, of which others may be copies or parts."""
+    by_name = [{_name(c, key) or key: tensor for key, tensor in c.tensors.items()} for c in candidates]
+    whole = max(by_name, key=len)
+    for part in by_name:
+        if part is not whole and not all(n in whole and torch.equal(t, whole[n]) for n, t in part.items()):
+            names = ", ".join(candidate.name for candidate in candidates)
             raise CheckpointError(f"{source} has several networks: {names}; save the state_dict of one of them")
-    return first
+    return next(c for c, part in zip(candidates, by_name, strict=True) if part is whole)
 
 
 def _name(candidate: _Candidate, key: str) -> str:

@@ -15,7 +15,13 @@ from torchvision.transforms import v2
 
 from model import load_model
 from model.errors import CheckpointError, CheckpointMismatch
-from tests.model.checkpoints.test_network_search import prefixed, timm_network, torchvision_network, zeros
+from tests.model.checkpoints.test_network_search import (
+    prefixed,
+    timm_network,
+    torchvision_network,
+    transformers_network,
+    zeros,
+)
 from tests.model.conftest import largest_difference, randomize
 
 
@@ -63,6 +69,38 @@ def test_only_mmengine_exchanges_averaged_weights(tmp_path: Path, ema: Any) -> N
     assert largest_difference(load_model(tmp_path / "mine.pth", ema=ema).network, reference) < 1e-4
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(24, 5),  # takes the features, so that the classifier of the network is not used
+        nn.Sequential(nn.Linear(24, 12), nn.ReLU(), nn.Linear(12, 5)),
+        nn.Linear(7, 5),  # of other data, added to the outputs
+        nn.BatchNorm2d(3),
+        nn.LayerNorm(5),
+        nn.Conv2d(24, 1, 3),
+    ],
+)
+def test_rejects_layers_beside_the_network(tmp_path: Path, layer: nn.Module) -> None:
+    for wrapper in (nn.ModuleDict({"backbone": timm_network(), "other": layer}), nn.Sequential(layer, timm_network())):
+        torch.save(wrapper.state_dict(), tmp_path / "mine.pth")
+        with pytest.raises(CheckpointMismatch, match="beside"):
+            load_model(tmp_path / "mine.pth")
+
+
+def test_a_part_of_the_network_may_have_two_names(tmp_path: Path) -> None:
+    reference = randomize(transformers_network())
+    wrapper = nn.ModuleDict({"backbone": reference.get_submodule("convnext"), "model": reference})
+    torch.save(wrapper.state_dict(), tmp_path / "mine.pth")
+    assert largest_difference(load_model(tmp_path / "mine.pth").network, reference) < 1e-4
+
+
+def test_rejects_a_second_network_without_a_classifier(tmp_path: Path) -> None:
+    wrapper = nn.ModuleDict({"first": timm_network(), "second": timm_network(num_classes=0)})
+    torch.save(wrapper.state_dict(), tmp_path / "mine.pth")
+    with pytest.raises(CheckpointError, match=r"first.*second"):
+        load_model(tmp_path / "mine.pth")
+
+
 @pytest.mark.parametrize("key", ["metric_fc.weight", "loss.weight", "criterion.W"])
 def test_rejects_the_classifier_in_a_loss(tmp_path: Path, key: str) -> None:
     shape = (5, 40) if key.endswith(".W") else (40, 5)
@@ -71,7 +109,9 @@ def test_rejects_the_classifier_in_a_loss(tmp_path: Path, key: str) -> None:
         load_model(tmp_path / "mine.pth")
 
 
-@pytest.mark.parametrize("key", ["temperature", "logit_scale", "pool.p", "model.stages.0.metric.weight"])
+@pytest.mark.parametrize(
+    "key", ["temperature", "logit_scale", "pool.p", "gem.p", "model.scale", "model.stages.0.metric.weight"]
+)
 def test_rejects_what_changes_the_logits(tmp_path: Path, key: str) -> None:
     torch.save(prefixed("model.")(timm_network().state_dict()) | {key: torch.ones(1)}, tmp_path / "mine.pth")
     with pytest.raises(CheckpointMismatch, match=key.removeprefix("model.").replace(".", r"\.")):
