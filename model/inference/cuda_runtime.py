@@ -27,6 +27,8 @@ from model.inference.timing import logged
 
 logger = logging.getLogger(__name__)
 
+_GRAPHS_TOLERANCE = 1.05  # large batches take the device as long without them, but the host launches each kernel
+
 
 class Kernels(NamedTuple):
     """What launches the kernels of this package, and what compiles all that a network may use."""
@@ -132,7 +134,7 @@ class CudaRuntime:
         measured = measured_sizes(sizes)
         proof.accept(self._eager, measured)
         with_graphs = replace(self._eager, graphs=True, paths=("graphs", *self._eager.paths))
-        best = proof.better(dict.fromkeys(measured, self._eager), "graphs", lambda _: with_graphs)
+        best = proof.better(dict.fromkeys(measured, self._eager), "graphs", lambda _: with_graphs, _GRAPHS_TOLERANCE)
         for path in self._paths:
             possible = {size: best[size] for size in measured if path != "residual" or "depthwise" in best[size].paths}
             if possible:

@@ -66,11 +66,11 @@ class Proof:
         error = self._error(dict.fromkeys(sizes, baseline))
         self._limit = max(LIMIT, _ROUNDING * error) if math.isfinite(error) else LIMIT
 
-    def better(self, current: Choice, name: str, build: Callable[[int], Candidate]) -> Choice:
+    def better(self, current: Choice, name: str, build: Callable[[int], Candidate], tolerance: float = 1.0) -> Choice:
         """For each batch size of ``current``, the candidate that ``build`` returns for it if it is faster.
 
-        If one fails or deviates at one size, none is used. Raises what running ``current`` raises, if the failure has
-        damaged the device.
+        It is faster if it takes less than ``tolerance`` times as long. If one fails or deviates at one size, none is
+        used. Raises what running ``current`` raises, if the failure has damaged the device.
         """
         before = self._seconds(current)
         reason = ""
@@ -86,7 +86,7 @@ class Proof:
             return current
         times = ", ".join(f"{size}: {1000 * before[size]:.3f} → {1000 * after[size]:.3f} ms" for size in current)
         measured = f"relative error {error:.1e}; time by batch size {times}"
-        faster = [size for size in current if after[size] < before[size]]
+        faster = [size for size in current if after[size] < tolerance * before[size]]
         if error > self._limit or not faster:
             logger.warning("not using %s: %s", name, measured)
             return current

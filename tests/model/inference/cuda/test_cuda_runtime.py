@@ -74,6 +74,15 @@ def test_nothing_is_used_that_is_slower(images: list[Pixels]) -> None:
     assert_right(runtime, images)
 
 
+def test_graphs_are_used_although_they_save_the_device_no_time(images: list[Pixels]) -> None:
+    """They save the host many launches."""
+    gpu = FakeGpu(graph_speedup=0.99)
+    gpu.cost = lambda: 1.0
+    runtime = runtime_on(gpu)
+    runtime.tune(images, SIZES, 1.0)
+    assert runtime.mode == "graphs"
+
+
 def test_a_kernel_that_deviates_is_not_used(images: list[Pixels], caplog: pytest.LogCaptureFixture) -> None:
     def launch(x: Tensor, weights: DepthwiseWeights, out: Tensor, tile: Tile) -> None:
         launch_in_torch(x, weights, out, tile)
