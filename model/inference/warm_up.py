@@ -91,7 +91,8 @@ class _Trial:
         return True
 
     def tune(self, sizes: Sequence[int], decode_s: float) -> bool:
-        self._runtime.tune(self._images[: sizes[-1]], sizes, decode_s)
+        """Tunes on a thread that has run batches: PyTorch keeps cuDNN's plans, which take time to build, by thread."""
+        self._threads.submit(self._runtime.tune, self._images[: sizes[-1]], sizes, decode_s).result()
         self._run_on_all(sizes[-1])  # tuning may change how many workers there are
         return True
 

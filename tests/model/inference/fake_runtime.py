@@ -26,6 +26,8 @@ class FakeRuntime:
         self.idle: list[bool] = []
         self.tuned: list[list[int]] = []
         self.run_before_tuning: list[int] = []  # the sizes
+        self.threads: set[int] = set()  # that have run batches
+        self.tuned_on = 0  # the thread
         self.error: Exception | None = None
         self.dtype: torch.dtype | None = None  # that it was built with
         self.value = 0.0  # added to all logits
@@ -42,6 +44,7 @@ class FakeRuntime:
     def tune(self, images: Sequence[Pixels], sizes: Sequence[int], decode_s: float) -> None:
         assert len(images) == sizes[-1]
         self.tuned.append(list(sizes))
+        self.tuned_on = threading.get_ident()
         self.run_before_tuning = self.run_before_tuning or list(self.sizes)
         if sizes[-1] > self.tuning_room:
             raise self.no_room()
@@ -50,6 +53,7 @@ class FakeRuntime:
         batch = stacked(images, size)
         assert batch.dtype == np.uint8
         with self._lock:
+            self.threads.add(threading.get_ident())
             self.sizes.append(size)
             self.idle.append(idle)
             self._in_use += size

@@ -49,6 +49,13 @@ def test_only_the_smallest_and_the_largest_size_that_fits_are_run_before_tuning(
     assert runtime.run_before_tuning == expected
 
 
+def test_tuning_runs_on_a_thread_that_has_run_batches(engine_on: EngineOn) -> None:
+    """What libraries prepare for a batch, they keep by thread."""
+    runtime = FakeRuntime(concurrency=2)
+    engine_on(runtime).warm_up()
+    assert runtime.tuned_on in runtime.threads
+
+
 def test_memory_that_tuning_needs_lowers_the_batch_size(engine_on: EngineOn) -> None:
     runtime = FakeRuntime(2)
     runtime.tuning_room = 3
