@@ -97,3 +97,18 @@ def test_all_paths_are_proved_on_this_device() -> None:
     runtime.tune(images, [1, 2, 4], 1e-3)
     assert runtime.mode.startswith("graphs")
     assert runtime.tiles
+
+
+def test_dropped_graphs_give_their_memory_back() -> None:
+    stream, x = CudaGpu(CUDA).stream(), torch.ones(2**24, device=CUDA)
+    torch.cuda.synchronize()
+
+    def reserved_bytes() -> int:
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved()
+
+    before = reserved_bytes()
+    graphs = [stream.capture(lambda: 2 * x) for _ in range(2)]
+    assert reserved_bytes() >= before + 2 * x.nbytes
+    graphs.clear()
+    assert reserved_bytes() == before

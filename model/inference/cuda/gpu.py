@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -80,15 +81,14 @@ class _CudaStream:
         self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch's
         self._started = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's
         self._ended = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]  # torch's
-        self._graph: torch.cuda.CUDAGraph | None = None  # whose memory the next graphs share
+        self._graphs = WeakSet[torch.cuda.CUDAGraph]()  # whose memory the next ones share, until all are dropped
 
     def active(self) -> AbstractContextManager[None]:
         return torch.cuda.stream(self._stream)
 
     def capture(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         graph = torch.cuda.CUDAGraph()
-        previous, self._graph = self._graph, None  # with what fails, the pool is given up
-        pool = torch.cuda.graph_pool_handle() if previous is None else previous.pool()
+        pool = next((other.pool() for other in self._graphs), None) or torch.cuda.graph_pool_handle()
         try:
             # Other threads may use the GPU meanwhile, for example those of another engine.
             with (
@@ -98,9 +98,10 @@ class _CudaStream:
             ):
                 result = work()
         except BaseException:
+            self._graphs.clear()  # their pool is given up
             _end_allocation(graph, self._stream.device_index, pool)
             raise
-        self._graph = graph
+        self._graphs.add(graph)
         return graph.replay, result
 
     def wait(self) -> None:
