@@ -18,8 +18,13 @@ import torch
 
 _BUILTINS = (bool, bytearray, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
 _REBUILD = ("_rebuild_parameter", "_rebuild_tensor", "_rebuild_tensor_v2")
-_DATA_MODULES = {"argparse", "collections", "datetime", "decimal", "enum", "fractions", "pathlib", "uuid", "zoneinfo"}
-_DATA_NAMES = {"types.SimpleNamespace", "builtins.slice", "builtins.range", "functools.partial"}
+_DATA_MODULES = {
+    *("argparse", "collections", "datetime", "decimal", "enum", "fractions", "pathlib", "typing", "uuid", "zoneinfo"),
+}
+_DATA_NAMES = {
+    *("types.SimpleNamespace", "functools.partial"),
+    *("builtins.slice", "builtins.range", "__builtin__.slice", "__builtin__.xrange"),
+}
 _SKIPPED = ("torch.nn.modules.", "torch.optim.")  # losses, optimizers and networks among the options of Lightning
 
 
@@ -128,6 +133,8 @@ def _allowed() -> dict[str, Any]:  # Any: classes and functions
     rebuild = importlib.import_module("torch._utils")  # the functions that files of torch.save name
     found |= {f"torch._utils.{name}": getattr(rebuild, name) for name in _REBUILD}
     found |= {
+        "__builtin__.long": int,  # the names of Python 2, in which torch.save writes them
+        "__builtin__.unicode": str,
         "torch.Size": torch.Size,
         "torch.device": torch.device,
         "torch.nn.parameter.Parameter": torch.nn.Parameter,

@@ -73,7 +73,8 @@ def test_does_not_call_what_it_skips(tmp_path: Path, function: Callable[..., obj
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_skips_objects_that_are_not_needed(tmp_path: Path, zipped: bool) -> None:
-    extra = [collections.defaultdict(list, a=[1]), collections.deque([1]), Items([1, 2]), np.array(["a", None], object)]
+    extra: list[object] = [collections.defaultdict(list, a=[1]), collections.deque([1]), Items([1, 2])]
+    extra += [np.array(["a", None], object), int, str, range(3), slice(1), Any]
     path = save(tmp_path / "mine.pth", extra, zipped=zipped)
     assert list(read_state_dict(path).tensors) == ["state_dict.stem.0.weight"]
 
