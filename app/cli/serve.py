@@ -1,11 +1,15 @@
 """convnext-serve serve."""
 
 import argparse
+import os
+import signal
 import socket
 import sys
 from functools import partial
+from types import FrameType
 from typing import Any
 
+from app.api.keys import ApiKeys
 from app.cli.output import print_error
 from app.http.server import bind
 from app.http.server import serve as run_server
@@ -21,6 +25,7 @@ from model.inference.cpu import available_cores
 
 def run(settings: Settings, _options: argparse.Namespace) -> int:
     """Serves until a signal ends it; returns 1 if the address is not available."""
+    ApiKeys(path=settings.api_keys_file)  # an error now, not once the model is loaded
     logs = configure_logging(settings.log_format, settings.log_level, sys.stderr)
     try:
         listener = bind(settings.host, settings.port)
@@ -30,8 +35,15 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
     with listener:
         if settings.workers > 1:
             return supervise(listener, settings.workers, partial(_work, settings), grace_s=settings.shutdown_grace_s)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _end)
         _serve(settings, listener, logs, Telemetry(tracing=settings.tracing))
     return 0
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """Ends a start-up at once. An exception could be raised in a callback of a C++ library, which would abort."""
+    os._exit(128 + number)
 
 
 def _work(settings: Settings, worker: Worker, channel: socket.socket) -> None:
