@@ -135,6 +135,8 @@ def openapi_responses(*kinds: type[Exception]) -> dict[int | str, dict[str, Any]
         row = _PROBLEM_TYPES[kind]
         content = {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
         entry = responses.setdefault(row.status, {"description": row.title, "content": {MEDIA_TYPE: content}})
+        if row.title not in entry["description"].split(", "):
+            entry["description"] += f", {row.title}"
         example = {"type": row.type, "title": row.title, "status": row.status, "detail": row.description}
         entry["content"][MEDIA_TYPE]["examples"][row.type] = {"value": example}
     return responses

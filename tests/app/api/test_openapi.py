@@ -118,6 +118,7 @@ def test_each_kind_of_error_has_an_example(described: Schema) -> None:
             schema = response["content"]["application/problem+json"]["schema"]
             assert conforms(example["value"], schema, described)
             assert (example["value"]["type"], str(example["value"]["status"])) == (name, status)
+            assert example["value"]["title"] in response["description"]
             examples[name] = status
     rows = [problem_type(Overloaded("", 1.0) if kind is Overloaded else kind()) for kind in PREDICTION_ERRORS]
     assert examples == {row.type: str(row.status) for row in rows if row is not None}
