@@ -72,40 +72,49 @@ class Settings(BaseSettings):
         "and float32 again for close results; else float32.",
     )
     compile: bool = Field(False, description="Compile the network with torch.compile at start-up.")
-    top_k: int = Field(5, ge=1, description="Classes in a response if the request does not set top_k.")
+    top_k: int = Field(5, ge=1, description="Number of classes in a response if the request does not set top_k.")
     max_batch_size: int | None = Field(
         None, ge=1, le=1024, description="Images per batch; unset: 8 on a CPU, 16 on MPS, 64 on CUDA."
     )
-    max_queue_size: int = Field(1024, ge=1, le=100_000, description="Images in the service; more get a 503.")
+    max_queue_size: int = Field(
+        1024, ge=1, le=100_000, description="Maximum number of images waiting or being processed; more get a 503."
+    )
     max_queue_wait_s: float = Field(
         1.0,
         gt=0,
         le=3600,
-        description="Longest time in the service at the measured rate, in seconds; more get a 503. Eight full batches"
-        " are admitted whatever the rate, if they fit into half of request_timeout_s.",
+        description="Maximum estimated time to complete a request, in seconds; a longer one gets a 503. Eight full"
+        " batches are always accepted if they complete within half of request_timeout_s.",
     )
     max_queue_delay_ms: float = Field(
-        0.0, ge=0, le=1000, description="How long a free engine waits for a fuller batch, in milliseconds."
+        0.0, ge=0, le=1000, description="Maximum time that an idle engine waits to fill a batch, in milliseconds."
     )
     request_timeout_s: float = Field(
-        30.0, gt=0, le=3600, description="From a request's headers to its response, in seconds; later gets a 504."
+        30.0,
+        gt=0,
+        le=3600,
+        description="Maximum time from a request's headers to its response, in seconds; exceeding it returns a 504.",
     )
     max_upload_bytes: int = Field(
-        20_000_000, ge=1, description="Largest request body, whether of one image or several."
+        20_000_000, ge=1, description="Maximum size of a request body, including a whole batch."
     )
-    max_buffered_bytes: int = Field(500_000_000, ge=1, description="All request bodies in memory together.")
+    max_buffered_bytes: int = Field(
+        500_000_000, ge=1, description="Maximum total size of the request bodies in memory."
+    )
     max_images_per_request: int = Field(
-        16, ge=1, le=1024, description="Images in one request, where it may have several; at most max_queue_size."
+        16, ge=1, le=1024, description="Maximum number of images in one request; max_queue_size if that is less."
     )
     workers: int = Field(
-        1, ge=1, le=256, description="Processes that serve together; each loads the model and takes an equal share."
+        1, ge=1, le=256, description="Worker processes; each loads the model and gets an equal share of the limits."
     )
-    max_connections: int = Field(1000, ge=1, le=100_000, description="Open connections; more get a 503.")
+    max_connections: int = Field(
+        1000, ge=1, le=100_000, description="Maximum number of open connections; more get a 503."
+    )
     keep_alive_s: int = Field(
         75, ge=1, le=3600, description="How long a connection may stay open between two requests, in seconds."
     )
     max_image_pixels: int = Field(
-        50_000_000, ge=1, le=178_956_970, description="Width times height of an image, from its header."
+        50_000_000, ge=1, le=178_956_970, description="Maximum width times height of an image."
     )  # at most what Pillow itself accepts
     cpu_threads: int | None = Field(
         None,
@@ -117,7 +126,7 @@ class Settings(BaseSettings):
         None, ge=1, le=256, description="Threads that decode images; unset: a worker's share of the available cores."
     )
     decode_timeout_s: float = Field(
-        10.0, gt=0, le=3600, description="Longest time to decode one image, in seconds; longer gets a 422."
+        10.0, gt=0, le=3600, description="Maximum time to decode one image, in seconds; longer gets a 422."
     )
     api_keys: Annotated[frozenset[SecretStr], NoDecode] = Field(
         frozenset(), description="API keys, separated by commas; if set, predictions and /model need one."
@@ -127,41 +136,47 @@ class Settings(BaseSettings):
     )
     cors_origins: Annotated[frozenset[Origin], NoDecode] = Field(
         frozenset(),
-        description="Origins of web pages that may use the service, such as https://shop.example, separated by commas;"
-        " * for all.",
+        description="Origins of web pages that may use the service, separated by commas, such as https://shop.example"
+        " (without a path); * for all.",
     )
     frame_ancestors: Annotated[frozenset[Ancestor], NoDecode] = Field(
         frozenset(),
-        description="Origins of pages that may embed the web page, such as https://huggingface.co, separated by commas;"
-        " self for its own origin, * for all; unset: none.",
+        description="Origins of pages that may embed the web page, separated by commas, such as https://huggingface.co"
+        " (without a path); self for its own origin, * for all; unset: none.",
     )
-    root_path: str | None = Field(None, pattern="^/.*[^/]$", description="Path prefix that a proxy removes.")
+    root_path: str | None = Field(
+        None, pattern="^/.*[^/]$", description="Path prefix that a proxy removes, such as /vision."
+    )
     protocols: Annotated[frozenset[RequestFormat], NoDecode] = Field(
         frozenset(),
         description="Request formats of other servers, separated by commas:"
         " open_inference, kserve, sagemaker, vertex, huggingface.",
     )
-    vertex_health_route: str = Field("/vertex/health", pattern="^/", description="Path of Vertex AI's health checks.")
-    vertex_predict_route: str = Field("/vertex/predict", pattern="^/", description="Path of Vertex AI's predictions.")
+    vertex_health_route: str = Field(
+        "/vertex/health", pattern="^/", description="Path of Vertex AI's health checks, beginning with /."
+    )
+    vertex_predict_route: str = Field(
+        "/vertex/predict", pattern="^/", description="Path of Vertex AI's predictions, beginning with /."
+    )
     cache_dir: Path | None = Field(None, description="Folder for downloaded weights; unset: the user's cache folder.")
     shutdown_grace_s: float = Field(
-        30.0, gt=0, le=3600, description="After SIGTERM, time for accepted requests to complete, in seconds."
+        30.0, gt=0, le=3600, description="Time after SIGTERM for accepted requests to complete, in seconds."
     )
     log_format: Literal["text", "json"] = Field("text", description="Format of log lines.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
-    tracing: bool = Field(False, description="Export OpenTelemetry traces; needs the extra otel, see OTEL_*.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Minimum log level.")
+    tracing: bool = Field(False, description="Export OpenTelemetry traces, configured by OTEL_*; needs the extra otel.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 selects a free one.")
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
-        times = " times workers" if self.workers > 1 else ""  # each worker gets an equal share
+        times = " times CONVNEXT_WORKERS" if self.workers > 1 else ""  # each worker gets an equal share
         if self.max_buffered_bytes // self.workers < self.max_upload_bytes:
-            raise ValueError(f"max_buffered_bytes must be at least max_upload_bytes{times}")
+            raise ValueError(f"CONVNEXT_MAX_BUFFERED_BYTES must be at least CONVNEXT_MAX_UPLOAD_BYTES{times}")
         if self.max_queue_size // self.workers < (self.max_batch_size or 1):
-            raise ValueError(f"max_queue_size must be at least max_batch_size{times}")
+            raise ValueError(f"CONVNEXT_MAX_QUEUE_SIZE must be at least CONVNEXT_MAX_BATCH_SIZE{times}")
         if self.max_connections < self.workers:
-            raise ValueError("max_connections must be at least workers")
+            raise ValueError("CONVNEXT_MAX_CONNECTIONS must be at least CONVNEXT_WORKERS")
         return self
 
     def share(self, number: int, cores: int) -> Self:

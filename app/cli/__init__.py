@@ -15,12 +15,13 @@ import pydantic
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from app.cli.output import print_error
+from app.cli.output import print_error, reason
 from app.settings import PREFIX, Settings
 from model.errors import ModelError
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+_DEFAULTS = {"True": "on", "False": "off"}
 _KERNEL_CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 _PREDICT = (
@@ -58,7 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output, such as head, has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at exit
         return BROKEN_PIPE
-    except (ModelError, OSError) as error:
+    except OSError as error:
+        print_error(f"{error.filename}: {reason(error)}" if error.filename else reason(error))
+        return 1
+    except ModelError as error:
         print_error(str(error))
         return 1
     except KeyboardInterrupt:
@@ -119,15 +123,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
+    published = "a published model; weights list shows them"
+    any_model = "a published model, the path of a checkpoint, or OWNER/NAME of the Hugging Face Hub"
     for name, target, text in (
         ("list", None, "list the published weights"),
-        ("fetch", "NAME", "download weights into the cache folder"),
-        ("verify", "NAME", "compare downloaded weights with their SHA-256"),
-        ("show", "NAME", "show what published weights or a checkpoint file contain"),
+        ("fetch", published, "download weights into the cache folder"),
+        ("verify", published, "compare downloaded weights with their SHA-256"),
+        ("show", any_model, "show what published weights or a checkpoint contain"),
     ):
         action = actions.add_parser(name, help=text)
         if target is not None:
-            action.add_argument("target", metavar=target)
+            action.add_argument("target", metavar="NAME", help=target)
         if name in ("list", "show"):
             action.add_argument("--json", action="store_true", help="print JSON")
         _add_settings(action, ("cache_dir",))
@@ -168,7 +174,7 @@ def _add_settings(command: argparse.ArgumentParser, names: Iterable[str]) -> Non
         info = Settings.model_fields[name]
         text = (info.description or "").replace("%", "%%")
         if not info.is_required() and info.default not in (None, frozenset()):
-            text += f" Default: {info.default}."
+            text += f" Default: {_DEFAULTS.get(str(info.default), info.default)}."
         flag: dict[str, Any] = {"metavar": _metavar(name, info)}  # Any: argparse's arguments
         if info.annotation is bool:
             flag = {"action": argparse.BooleanOptionalAction}
@@ -183,13 +189,14 @@ def _metavar(name: str, info: FieldInfo) -> str:
 
 
 def _setting_error(error: ErrorDetails) -> str:
+    message = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:  # of several settings together
-        return error["msg"]
+        return message
     name = str(error["loc"][0]).upper().removeprefix(PREFIX)
     if error["type"] == "extra_forbidden":  # its value is not shown, as it may be a misspelled API_KEYS
         similar = difflib.get_close_matches(name.lower(), Settings.model_fields, n=1)
         hint = f"; did you mean {PREFIX}{similar[0].upper()}?" if similar else ""
         return f"{PREFIX}{name}: there is no such setting{hint}"
-    allowed = Settings.model_fields[name.lower()].description if error["type"] == "string_pattern_mismatch" else None
-    message = f"must be {allowed}" if allowed else error["msg"]
+    if error["type"] == "string_pattern_mismatch":
+        message = f"expected: {(Settings.model_fields[name.lower()].description or '').removesuffix('.')}"
     return f"{PREFIX}{name}: {message} (found {error['input']!r})"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
-from app.cli.output import print_error
+from app.cli.output import print_error, reason
 from app.cli.predict import SUFFIXES, decode_batches
 from app.logs import configure_logging
 from app.main import build_engine
@@ -27,6 +27,8 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     """Evaluates ``options.folder``; returns 1 if there was nothing to evaluate or a photo could not be classified."""
     configure_logging("text", "warning", sys.stderr)
     photos = _read_photos(options.folder)
+    if options.output is not None:
+        options.output.open("a").close()  # an error now, not after the evaluation
     engine = build_engine(settings)
     classes = match_labels(sorted({name for _, name in photos}), engine.model.labels)
     unmatched = sorted({name for _, name in photos} - classes.keys())
@@ -72,8 +74,11 @@ def _read_photos(path: Path) -> list[Photo]:
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
         return [(str(file), file.relative_to(path).parts[0]) for file in found if file.parent != path]
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        rows = [row for row in csv.reader(stream) if row]
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = [row for row in csv.reader(stream) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CheckpointError(f"{path} is neither a folder nor a CSV file in UTF-8") from error
     if any(len(row) != 2 for row in rows):
         raise CheckpointError(f"{path} must have two columns, file and label")
     body = rows[1:] if rows and [cell.strip().lower() for cell in rows[0]] == ["file", "label"] else rows
@@ -91,7 +96,7 @@ def _classify(
         images = [(file, pixels) for file, pixels in batch if not isinstance(pixels, Exception)]
         for file, error in batch:
             if isinstance(error, Exception):
-                print_error(f"{file}: {error}")
+                print_error(f"{file}: {reason(error)}")
                 failed = True
         if images:
             done += [file for file, _ in images]

@@ -20,6 +20,11 @@ def print_error(message: str) -> None:
     print(f"convnext-serve: {message}", file=sys.stderr)  # noqa: T201 - the command's output
 
 
+def reason(error: Exception) -> str:
+    """What went wrong, without the number and the name of the file that an ``OSError`` adds."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
 class Writer(Protocol):
     """Writes the results of one image after the other."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.cli.output import CsvWriter, JsonLinesWriter, TextWriter, Writer, print_error, resume
+from app.cli.output import CsvWriter, JsonLinesWriter, TextWriter, Writer, print_error, reason, resume
 from app.logs import configure_logging
 from app.main import build_engine
 from app.settings import Settings
@@ -42,7 +42,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         for batch in decode_batches(_expand(options.files, done), engine, settings):
             for file, result in _classify(engine, batch, top_k):
                 if isinstance(result, Exception):
-                    print_error(f"{file}: {result}")
+                    print_error(f"{file}: {reason(result)}")
                     failed = True
                 else:
                     writer.write(file, engine.model.name, result)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from app.settings import Settings
 from model.checkpoints.load import inspect_checkpoint
-from model.checkpoints.registry import WeightsEntry, fetch_weights, registered_weights, verify_weights
+from model.checkpoints.registry import WeightsEntry, fetch_weights, registered_weights, suggest_name, verify_weights
 from model.errors import CheckpointError
 
 Row = dict[str, Any]  # Any: JSON
@@ -112,7 +112,7 @@ def _describe_file(target: str, settings: Settings) -> Row:
 def _entry(name: str) -> WeightsEntry:
     entries = registered_weights()
     if name not in entries:
-        raise CheckpointError(f"{name} is not a registered model; the names are {', '.join(entries)}")
+        raise CheckpointError(f"{name} is not a registered model; {suggest_name(name)}")
     return entries[name]
 
 

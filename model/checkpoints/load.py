@@ -1,6 +1,5 @@
 """Loading and inspecting checkpoints: a registered name or a path to a network with its transform and labels."""
 
-import difflib
 import logging
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from model.checkpoints.registry import (
     fetch_weights,
     is_non_commercial,
     registered_weights,
+    suggest_name,
     verify_weights,
 )
 from model.checkpoints.state_dict_file import StateDictFile, read_state_dict
@@ -128,7 +128,9 @@ def _locate(name_or_path: str | Path, cache_dir: Path | None = None) -> tuple[Pa
     if not exists and isinstance(name_or_path, str) and hub.is_repository(name_or_path):
         path, name = hub.fetch_repository(name_or_path, cache_dir), name_or_path
     elif not exists:
-        raise CheckpointError(f"{name_or_path} is not an existing path or a registered model; {_hint(name_or_path)}")
+        raise CheckpointError(
+            f"{name_or_path} is not an existing path or a registered model; {suggest_name(str(name_or_path))}"
+        )
     try:
         return *hf_folder.locate(path), name
     except OSError as error:
@@ -141,11 +143,6 @@ def _card(file: StateDictFile, path: Path, folder: Path | None, name: str | None
         return ModelCard(name or path.stem)
     card = hf_folder.read_card(folder)
     return replace(card, name=name) if name else card
-
-
-def _hint(name: str | Path) -> str:
-    similar = difflib.get_close_matches(str(name), registered_weights(), n=3)
-    return f"did you mean {' or '.join(similar)}?" if similar else "see `convnext-serve weights list`"
 
 
 def _summarize(

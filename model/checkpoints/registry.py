@@ -1,5 +1,6 @@
 """The registry of published weights: registry.toml, and where the files are on disk."""
 
+import difflib
 import functools
 import tomllib
 from collections.abc import Mapping
@@ -57,6 +58,12 @@ def registered_weights() -> Mapping[str, WeightsEntry]:
     publishers = tomllib.loads(_TABLE.read_text(encoding="utf-8"))["publisher"]
     entries = [_entry(publisher | row) for publisher in publishers for row in publisher["weights"]]
     return MappingProxyType({entry.name: entry for entry in entries})
+
+
+def suggest_name(name: str) -> str:
+    """What to do about a name that is not registered, for an error message."""
+    similar = difflib.get_close_matches(name, registered_weights(), n=3)
+    return f"did you mean {' or '.join(similar)}?" if similar else "see `convnext-serve weights list`"
 
 
 def _entry(row: Mapping[str, Any]) -> WeightsEntry:  # Any: parsed TOML

@@ -39,7 +39,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """
     try:
         text = _decode(path.read_bytes())
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"Cannot read the labels file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise CheckpointError(f"Cannot read the labels file {path}: {error}") from error
     if path.suffix.lower() in (".csv", ".tsv"):
         return _parse_rows(text, str(path))

@@ -44,6 +44,15 @@ def test_photos_in_folders_of_their_classes(
     assert sum(row["label"] != row["predicted"] for row in rows) == 1
 
 
+def test_an_output_that_cannot_be_written_is_reported_before_the_evaluation(
+    tmp_path: Path, photos: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos.csv").write_text(f"{photos[0]},ant")
+    output = tmp_path / "missing" / "results.csv"
+    assert run(tmp_path / "never loaded.pth", str(tmp_path / "photos.csv"), "--output", str(output)) == 1
+    assert str(output) in capsys.readouterr().err
+
+
 def test_photos_of_a_csv_file(
     tmp_path: Path, tiny_path: Path, photos: list[str], top_labels: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
