@@ -75,7 +75,7 @@ def test_a_sample_is_classified_by_keyboard(page: Page) -> None:
 def test_several_photos_are_classified_with_progress(page: Page, photo_path: Path) -> None:
     choose(page, COFFEE, photo_path, COFFEE, photo_path, COFFEE)
     expect(page.get_by_role("table", name="Most probable classes")).to_have_count(5)
-    expect(page.locator("#progress")).to_have_text("5 of 5 photos classified")
+    expect(page.locator("#progress")).to_have_text("5 of 5 photos processed")
     for card in page.get_by_role("article").all():
         is_coffee = card.get_by_role("heading").text_content() == "coffee.jpg"
         assert (card.get_by_role("rowheader").first.text_content() == "espresso") == is_coffee

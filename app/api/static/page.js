@@ -40,7 +40,7 @@ function startNext() {
 }
 
 function showProgress() {
-  get("progress").textContent = total > 1 ? `${finished} of ${total} photos classified` : "";
+  get("progress").textContent = total > 1 ? `${finished} of ${total} photos processed` : "";
 }
 
 function makeCard(file) {
@@ -167,7 +167,7 @@ async function showModel() {
     get("about").textContent =
       `Recognizes ${labels.length} classes, such as ${[...new Set(examples)].join(", ")}. Anything else gets a wrong label.`;
     get("demonstration").hidden = !model.name.endsWith("_tiny_imagenet_200");
-    get("model").textContent = `${model.name} on ${model.device}, ${model.precision}. Weights: ${model.licence}.`;
+    get("model").textContent = `${model.name} on ${model.device}, ${model.precision}. Licence: ${model.licence}.`;
     get("classes").hidden = false;
     get("labels").replaceChildren(...labels.slice(0, MAX_SHOWN_LABELS).map((label) => {
       const item = document.createElement("span");
