@@ -17,7 +17,7 @@ _END_MARKER = b"\xff\xd9"
 _FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # markers: Huffman or arithmetic coding, sequential or progressive
 _SEQUENTIAL_FRAMES = (0xC0, 0xC1)
 _PROGRESSIVE_FRAMES = (0xC2, 0xCA)
-_LOSSLESS_FRAMES = (0xC3, 0xCB)
+LOSSLESS_FRAMES = (0xC3, 0xCB)
 _JPEG_LS_FRAME = 0xF7
 _FRAME_HEADER = struct.Struct(">BHH")  # bits per sample, height and width
 _COEFFICIENTS = 64
@@ -38,7 +38,7 @@ def describe_unsupported(data: bytes, segments: Iterable[Segment]) -> str:
     for marker, start, _ in segments:
         if marker == _JPEG_LS_FRAME:
             return "The image is in JPEG-LS, which is not accepted."
-        if marker in (*_FRAMES, *_LOSSLESS_FRAMES) and start + _FRAME_HEADER.size <= len(data):
+        if marker in _FRAMES and start + _FRAME_HEADER.size <= len(data):
             bits, height, width = _FRAME_HEADER.unpack_from(data, start)
             if bits != 8:
                 return f"The JPEG image has {bits} bits per sample; accepted are 8."

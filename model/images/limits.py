@@ -19,7 +19,7 @@ from model.images.containers import (
     webp_chunks,
 )
 from model.images.directory import INTEGER_TYPES, MAX_ENTRIES, read_directory
-from model.images.jpeg import is_single_scan
+from model.images.jpeg import LOSSLESS_FRAMES, is_single_scan
 
 _MAX_JPEG_SEGMENTS = 4096  # before the first scan
 _MAX_JPEG_SCANS = 100
@@ -82,6 +82,9 @@ def check_jpeg(data: bytes) -> list[Segment]:
     segments = list(islice(jpeg_segments(data), _MAX_JPEG_SEGMENTS + 1))
     if len(segments) > _MAX_JPEG_SEGMENTS:
         raise InvalidImage(f"The JPEG image has more than {_MAX_JPEG_SEGMENTS} segments.")
+    if any(segment.marker in LOSSLESS_FRAMES for segment in segments):
+        # libjpeg-turbo does not reduce their scale: simplejpeg would write behind the end of the smaller image.
+        raise InvalidImage("The JPEG image is compressed without loss, which is not accepted.")
     exif = [
         data[start:end] for marker, start, end in segments if marker == _APP1 and data.startswith(_EXIF_HEADER, start)
     ]

@@ -172,9 +172,24 @@ def test_any_subsampling_has_a_size_or_is_rejected(sampling: int) -> None:
 
 @pytest.mark.parametrize(
     ("frame", "bits", "reason"),
-    [(0xC1, 12, "12 bits"), (0xC3, 16, "16 bits"), (0xF7, 8, "JPEG-LS"), (0xC0, 8, "0×300")],
+    [
+        (0xC1, 12, "12 bits"),
+        (0xC3, 16, "without loss"),
+        (0xCB, 8, "without loss"),
+        (0xF7, 8, "JPEG-LS"),
+        (0xC0, 8, "0×300"),
+    ],
 )
 def test_says_why_a_jpeg_is_not_accepted(frame: int, bits: int, reason: str) -> None:
     data = header_of(0 if reason.startswith("0") else 400, 300, frame).replace(b"\0\x11\x08", bytes([0, 17, bits]))
     with pytest.raises(InvalidImage, match=reason):
         decode(data + b"\xff\xd9")
+
+
+def test_rejects_a_lossless_jpeg_before_its_scale_is_reduced() -> None:
+    header = header_of(1600, 1200, 0xC3)
+    one_code = segment(0xC4, b"\0\1" + bytes(16))  # of one bit: no difference from the neighbor
+    scan = segment(START_OF_SCAN, b"\3\1\0\2\0\3\0\1\0\0")  # predictor 1
+    data = header[: header.index(b"\xff\xda")] + one_code + scan + bytes(1600 * 1200 * 3 // 8) + b"\xff\xd9"
+    with pytest.raises(InvalidImage, match="without loss"):
+        preprocess(data, Transform(236))
