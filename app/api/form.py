@@ -20,6 +20,7 @@ _START = 512  # bytes, which are enough to tell an image from text
 _MAX_PREAMBLE = 1000  # bytes
 _QUERY_PARAMETERS = ("top_k", "min_probability", "class_id", "encoding")
 _QUOTED = re.compile(r'"(?:\\.?|[^"\\])*"?')  # a string without end, too: each would be searched to the end again
+_LIST_INDEX = re.compile(r"\[\d*\]$")  # which axios, PHP and Rails add to the names of lists
 _EXTENDED_NAME = re.compile(r"filename\*\s*=\s*(utf-8|iso-8859-1)'[^']*'([^;\s]*)", re.IGNORECASE)  # of RFC 8187
 
 
@@ -135,7 +136,7 @@ class FormFiles:
 
     def _on_headers_finished(self) -> None:
         name, file_name = _names(self._disposition)
-        name = name.removesuffix("[]")  # which axios, PHP and Rails add to the names of lists
+        name = _LIST_INDEX.sub("", name)
         if name in _QUERY_PARAMETERS:
             raise InvalidRequest(f"{name} belongs in the query, not in the form: ?{name}=…")
         if name != self._field_name:

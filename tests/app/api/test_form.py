@@ -179,6 +179,8 @@ def test_rejects_malformed_bodies(malformed: bytes) -> None:
         b'form-data; name="photo"; filename="a.png"',
         b'form-data; name="File"; filename="a.png"',
         b'form-data; name=""; filename="a.png"',
+        b'form-data; name="file[x]"; filename="a.png"',
+        b'form-data; name="file[0][0]"; filename="a.png"',
         b"form-data; name*=utf-8''file; filename=\"a.png\"",
         b"form-data; name*=punycode''file; filename*=idna''a",
         b'form-data; name="\xff\xfe"; filename="a.png"',
@@ -200,6 +202,7 @@ def test_rejects_parts_that_are_not_the_file(disposition: bytes) -> None:
         b'form-data;\tname="file"',
         b'attachment; name="file"',
         b'form-data; name="file[]"',
+        b'form-data; name="file[0]"',
     ],
 )
 def test_a_part_without_a_file_name_is_a_file_if_it_is_an_image(disposition: bytes) -> None:
