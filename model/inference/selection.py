@@ -27,10 +27,20 @@ def choose_device(name: str) -> torch.device:
     if kind not in available:
         raise EngineError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N, mps")
     if not available[kind]:
-        raise EngineError(f"device {name!r} is not available: neither on this machine nor in this build of torch")
+        raise EngineError(f"device {name!r} is not available: {_reason(kind)}")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise EngineError(f"device {name!r} is not available: there are {torch.cuda.device_count()} CUDA devices")
     return torch.device(name if kind != "cuda" else f"cuda:{index or 0}")
+
+
+def _reason(kind: str) -> str:
+    """Why there is none: for CUDA, torch tells a missing driver, an old one and its own build apart."""
+    try:
+        if kind == "cuda":
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # torch's
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return "neither on this machine nor in this build of torch"
 
 
 def choose_runtime(name: RuntimeName, device: torch.device, compiled: bool) -> RuntimeName:

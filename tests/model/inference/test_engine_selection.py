@@ -1,6 +1,7 @@
 """The engine's choice of device, precision and runtime."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,6 +97,26 @@ def test_a_device_that_is_not_available_is_named(
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(EngineError, match=f"device '{device}'"):
         InferenceEngine(tiny_model, device=device)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("The NVIDIA driver on your system is too old (found version 11040)"),
+        AssertionError("Torch not compiled with CUDA enabled"),
+    ],
+    ids=["driver", "build"],
+)
+def test_why_there_is_no_cuda_device_is_part_of_the_error(
+    tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", fail)
+    with pytest.raises(EngineError, match=re.escape(str(error))):
+        InferenceEngine(tiny_model, device="cuda")
 
 
 def test_an_unknown_precision_is_named(tiny_model: LoadedModel) -> None:
