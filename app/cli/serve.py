@@ -24,7 +24,7 @@ from model.inference.cpu import available_cores
 
 
 def run(settings: Settings, _options: argparse.Namespace) -> int:
-    """Serves until a signal ends it; returns 1 if the address is not available."""
+    """Serves until a signal or a failure ends it; returns the exit code."""
     ApiKeys(path=settings.api_keys_file)  # an error now, not once the model is loaded
     logs = configure_logging(settings.log_format, settings.log_level, sys.stderr)
     try:
@@ -37,8 +37,7 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
             return supervise(listener, settings.workers, partial(_work, settings), grace_s=settings.shutdown_grace_s)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)
-        _serve(settings, listener, logs, Telemetry(tracing=settings.tracing))
-    return 0
+        return _serve(settings, listener, logs, Telemetry(tracing=settings.tracing))
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
@@ -64,12 +63,12 @@ def _serve(
     logs: QueuedHandler,
     telemetry: Telemetry,
     **options: Any,  # Any: passed on
-) -> None:
+) -> int:
     from app.main import build_engine, create_app
 
     app = create_app(settings, build_engine(settings), telemetry)
     telemetry.watch_dropped_logs(lambda: logs.dropped)
-    run_server(
+    return run_server(
         app,
         listener,
         grace_s=settings.shutdown_grace_s,

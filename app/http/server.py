@@ -37,7 +37,8 @@ _OTHER_FILES = 200  # file descriptors for everything that is not a connection
 class Server(uvicorn.Server):
     """Drains on SIGTERM or SIGINT: readiness fails at once, the port stays open, accepted requests are completed.
 
-    After that, or after ``grace_s`` seconds, it shuts down and ``run`` returns; a second signal does so at once.
+    After that, or after ``grace_s`` seconds, it shuts down and ``run`` returns; a second signal does so at once, and so
+    does a failure that only a restart can repair, such as a lost device: ``exit_code`` is 1 then.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Server(uvicorn.Server):
         self._grace_s = grace_s
         self._drain_task: asyncio.Task[None] | None = None
         self._accepting: set[asyncio.Task[object]] = set()
+        self.exit_code = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts the application, then takes connections from ``sockets``."""
@@ -130,6 +132,15 @@ class Server(uvicorn.Server):
     def open_connections(self) -> int:
         """How many connections there are."""
         return len(self.server_state.connections) + len(self._accepting)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called every 0.1 s; returns whether the server ends."""
+        service = self.context.service
+        if service is not None and service.status == "failed" and not self.draining:
+            logger.critical("ending, to be replaced: %s", service.failure)
+            self.exit_code = 1
+            return True
+        return await super().on_tick(counter)
 
     async def main_loop(self) -> None:
         """Serves until the drain has ended."""
@@ -208,8 +219,8 @@ def serve(
     keep_alive_s: int,
     root_path: str = "",
     server_class: Callable[..., Server] = Server,
-) -> None:
-    """Serves ``app`` on a bound socket until a signal ends it."""
+) -> int:
+    """Serves ``app`` on a bound socket until a signal or a failure ends it; returns the exit code."""
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.collect()
     gc.freeze()  # what has been loaded stays, and a collection of all of it would stop every request for 0.1 s
@@ -220,7 +231,8 @@ def serve(
     )
     server.run(sockets=[listener])
     gc.unfreeze()  # otherwise libraries that torch loads report leaks at exit
-    _join({thread for thread in threading.enumerate() if thread not in before and not thread.daemon})
+    _join({thread for thread in threading.enumerate() if thread not in before and not thread.daemon}, server.exit_code)
+    return server.exit_code
 
 
 def allow_connections(wanted: int) -> int:
@@ -237,7 +249,7 @@ def allow_connections(wanted: int) -> int:
     return wanted
 
 
-def _join(threads: set[threading.Thread]) -> None:
+def _join(threads: set[threading.Thread], exit_code: int) -> None:
     """Waits for threads that have been told to stop, but not without limit, as the interpreter would at exit."""
     deadline = time.monotonic() + _THREAD_TIMEOUT_S
     for thread in threads:
@@ -246,4 +258,4 @@ def _join(threads: set[threading.Thread]) -> None:
     if stuck:
         logger.critical("exiting although %s did not stop", ", ".join(stuck))
         logging.shutdown()
-        os._exit(0)
+        os._exit(exit_code)

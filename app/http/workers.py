@@ -51,18 +51,13 @@ class WorkerServer(Server):
         logger.info("ready")
 
     async def on_tick(self, counter: int) -> bool:
-        """Called every 0.1 s: reports the state; ends a worker that only a restart can repair."""
+        """Called every 0.1 s: reports the state."""
         service = self.context.service
-        status = "failed" if service is None else service.status
-        self._report(State.READY if status == "ready" else State.SERVING)
+        is_ready = service is not None and service.status == "ready"
+        self._report(State.READY if is_ready else State.SERVING)
         if counter % _PUBLISH_TICKS == 0:
             self.context.telemetry.publish()
         self._worker.ticked.set()
-        if status == "failed":
-            logger.critical(
-                "ending, to be replaced: %s", "the service has failed" if service is None else service.failure
-            )
-            return True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -11,8 +11,11 @@ from app.http.server import bind, serve
 from app.logs import configure_logging
 from app.main import create_app
 from app.settings import Settings
+from model.errors import DeviceLost
 from model.images.transform import Pixels
 from tests.app.fake_engine import FakeEngine
+
+LOSE = 202  # the gray level of an image with which the device is lost
 
 
 class HeldEngine(FakeEngine):
@@ -25,6 +28,8 @@ class HeldEngine(FakeEngine):
 
     def predict(self, images: Sequence[Pixels], *, idle: bool = False) -> npt.NDArray[np.float32]:
         """As ``FakeEngine``."""
+        if images[0][0, 0, 0] == LOSE:
+            raise DeviceLost("injected")
         print("running", flush=True)  # noqa: T201 - read by the test
         return super().predict(images)
 
@@ -38,4 +43,4 @@ if __name__ == "__main__":
     settings = Settings(decode_threads=1, shutdown_grace_s=float(sys.argv[1]))
     with bind("127.0.0.1", 0) as listener:
         app = create_app(settings, HeldEngine())
-        serve(app, listener, grace_s=settings.shutdown_grace_s, max_connections=100, keep_alive_s=75)
+        sys.exit(serve(app, listener, grace_s=settings.shutdown_grace_s, max_connections=100, keep_alive_s=75))

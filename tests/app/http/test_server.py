@@ -21,6 +21,7 @@ from app.http.server import Server, bind, serve
 from app.main import create_app
 from app.settings import Settings
 from tests.app.http.server_process import COMMAND, PNG, Process, running, start_predict
+from tests.app.http.slow_server import LOSE
 from tests.app.types import Grey
 from tests.conftest import Encode, MakePhoto
 from tests.constants import ROOT, WAIT_S
@@ -67,6 +68,14 @@ def test_a_batch_that_outlasts_the_grace_period_does_not_delay_the_exit(grey: Gr
         process.wait_for("engine_0")  # the thread that does not stop
         assert response.result(WAIT_S).json()["type"] == "unavailable"
         assert process.popen.wait(WAIT_S / 2) == 0
+
+
+def test_a_lost_device_ends_the_server_so_that_it_is_restarted(grey: Grey) -> None:
+    with slow_server(grace_s=1.0) as (process, url):
+        response = httpx.post(f"{url}/predict", content=grey(LOSE), headers=PNG, timeout=WAIT_S)
+        assert response.status_code == 503
+        process.wait_for("CRITICAL.*injected")
+        assert process.popen.wait(WAIT_S) == 1
 
 
 def test_the_command_serves_and_ends_with_0_on_sigint(tiny_path: Path, encode: Encode, make_photo: MakePhoto) -> None:
