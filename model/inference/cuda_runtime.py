@@ -1,8 +1,10 @@
 """CudaRuntime: the folded network on a CUDA device, by the fastest paths that are proved on it."""
 
 import copy
+import itertools
 import logging
 import queue
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -21,6 +23,7 @@ from model.inference.cuda.gpu import Gpu
 from model.inference.cuda.norm import NormLaunch, launch_norm
 from model.inference.cuda.paths import Candidate, Choice, Proof, reference_outputs
 from model.inference.cuda.slot import Slot
+from model.inference.device_errors import is_out_of_memory
 from model.inference.precise_head import PreciseHead
 from model.inference.runtime import Outputs
 from model.inference.timing import logged
@@ -108,9 +111,9 @@ class CudaRuntime:
         self._forget_graphs()
         self._chosen = {size: self._candidate(size) for size in sizes}
         with logged("recording graphs"):
-            right = self._capture(self._proof)
-        if not right:
-            logger.warning("not using %s: the result of a graph deviates", self.mode)
+            reason = self._capture(self._proof)
+        if reason:
+            logger.warning("not using %s: %s", self.mode, reason)
             self._forget_graphs()
             self._chosen = {}
 
@@ -167,16 +170,20 @@ class CudaRuntime:
         with torch.inference_mode(), slot.stream.active():
             forward.visit_depthwise(slot.pixels[:size], partial(self._depthwise.tune, slot.stream))
 
-    def _capture(self, proof: Proof) -> bool:
-        """Captures and checks all graphs, the largest first, whose memory the others share."""
-        for size in sorted(self._chosen, reverse=True):
-            candidate = self._chosen[size]
-            for slot in self._slots:
+    def _capture(self, proof: Proof) -> str:
+        """Captures and checks all graphs, the largest first, whose memory the others share; returns why it cannot."""
+        try:
+            for size, slot in itertools.product(sorted(self._chosen, reverse=True), self._slots):
+                candidate = self._chosen[size]
                 if candidate.graphs:
                     slot.capture(size, candidate.forward)
                 if not proof.is_right(slot, size, candidate):
-                    return False
-        return True
+                    return f"the result of a batch of {size} deviates"
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return f"a batch of {size} fails:\n{traceback.format_exc()}"
+        return ""
 
     def _forget_graphs(self) -> None:
         for slot in self._slots:

@@ -57,8 +57,8 @@ def compile_in_parallel(compiles: Sequence[Compile]) -> None:
     for compile_ in compiles:
         try:
             compile_()
-        except Exception:  # Triton raises errors of many kinds
-            logger.info("a kernel is not compiled in advance", exc_info=True)
+        except Exception as error:  # noqa: BLE001 - Triton raises errors of many kinds
+            logger.info("a kernel is not compiled in advance: %s", error)
 
 
 def _kernels(

@@ -65,6 +65,7 @@ class Proof:
         """Takes the error of the eager network as a measure for that of the others."""
         error = self._error(dict.fromkeys(sizes, baseline))
         self._limit = max(LIMIT, _ROUNDING * error) if math.isfinite(error) else LIMIT
+        logger.info("relative error of the eager network: %.1e", error)
 
     def better(self, current: Choice, name: str, build: Callable[[int], Candidate], tolerance: float = 1.0) -> Choice:
         """For each batch size of ``current``, the candidate that ``build`` returns for it if it is faster.

@@ -168,6 +168,23 @@ def test_graphs_that_cannot_be_captured_are_not_used(images: list[Pixels]) -> No
     assert_right(runtime, images)
 
 
+def test_a_graph_that_cannot_be_captured_at_an_unmeasured_size_leaves_the_eager_network(
+    images: list[Pixels], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a kernel may need more than the device has for some sizes only."""
+
+    def launch(x: Tensor, weights: DepthwiseWeights, out: Tensor, tile: Tile) -> None:
+        launch_in_torch(x, weights, out, tile)
+        if len(x) == 2:
+            raise RuntimeError("out of resource: shared memory")
+
+    runtime = runtime_on(ever_faster(), launch=launch)
+    warm_up(runtime, images, [1, 2, 3, 4], 1.0)
+    assert runtime.mode == "eager"
+    assert "out of resource" in caplog.text
+    assert_right(runtime, images)
+
+
 def test_a_device_that_a_failing_path_destroys_is_lost(images: list[Pixels]) -> None:
     """Nothing may be served by a device on which even the eager network fails."""
     lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
