@@ -10,12 +10,12 @@ from typing import Any
 from model.errors import CheckpointError
 
 _FOLDER = Path(__file__).parent
-LABEL_KEYS = (
-    *("id2label", "class_to_idx", "idx_to_class", "label2id", "label_names"),
-    *("labels", "classes", "class_names", "names"),
-)
+_BY_INDEX = ("id2label", "idx_to_class", "idx2label", "idx2class", "id_to_label", "index_to_label")
+_BY_NAME = ("class_to_idx", "label2id", "label2idx", "class2idx", "label_to_id", "label_to_index")
+LABEL_KEYS = (*_BY_INDEX, *_BY_NAME, "label_names", "labels", "classes", "class_names", "categories", "names")
 """The keys under which libraries keep the labels, the most certain ones first."""
 _NUMBERED = (re.compile(r"^\W*(\d+)[\s,:;=.)\]>|-]+[^\W\d]"), re.compile(r"[^\W\d][\s,:;=([>|]+(\d+)\W*$"))
+_INDEXED = re.compile(r"\s*(\d+)\s*[\t,:;]\s*([^\W\d].*)")
 _UNSUPPORTED = (".yaml", ".yml", ".toml", ".xml", ".pbtxt", ".npy", ".pkl")
 _HEADERS = {"name", "names", "label", "labels", "class", "classes", "class_name"}
 
@@ -62,7 +62,13 @@ def _decode(data: bytes) -> str:
 
 
 def _parse_lines(lines: list[str], source: str) -> tuple[str, ...]:
-    """The labels of a text file. Raises ``CheckpointError`` if the lines are numbered, and not in this order."""
+    """The labels of a text file, of which each line may begin with its index and a tab or mark.
+
+    Raises ``CheckpointError`` if the lines are numbered otherwise, and not in this order.
+    """
+    rows = {found[1]: found[2] for line in lines if (found := _INDEXED.fullmatch(line))}
+    if len(rows) == len(lines) and {int(index) for index in rows} == set(range(len(lines))):
+        return parse_id_to_label(rows, source)
     for pattern in _NUMBERED:
         numbers = [int(found[1]) for line in lines if (found := pattern.search(line))]
         ordered = sorted(numbers)
@@ -121,9 +127,9 @@ def parse_named_labels(key: str, value: Any, source: str) -> tuple[str, ...]:  #
     Raises ``CheckpointError``.
     """
     source = f"{source}: {key}"
-    if isinstance(value, dict) and key in ("id2label", "idx_to_class"):
+    if isinstance(value, dict) and key in _BY_INDEX:
         return parse_id_to_label(value, source)
-    if isinstance(value, dict) and key in ("class_to_idx", "label2id"):
+    if isinstance(value, dict) and key in _BY_NAME:
         return _parse_label_to_id(value, source)
     return parse_labels(value, source)
 

@@ -79,6 +79,9 @@ def test_rejects_a_missing_file(tmp_path: Path) -> None:
         ("labels.json", '{"0": ["n01", "cat"], "1": ["n02", "dog"]}'),
         ("labels.json", '{"class_to_idx": {"dog": 1, "cat": 0}}'),
         ("labels.json", '{"idx_to_class": {"1": "dog", "0": "cat"}}'),
+        ("labels.json", '{"label2idx": {"dog": 1, "cat": 0}}'),
+        ("labels.txt", "0\tcat\n1\tdog\n"),
+        ("labels.txt", "1: dog\n0: cat\n"),
         ("labels.csv", "cat\ndog\n"),
         ("labels.csv", "name\ncat\ndog\n"),
         ("labels.csv", "index,name\n1,dog\n0,cat\n"),
@@ -116,7 +119,8 @@ def test_names_may_be_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "lines", [("0 stars", "1 star"), ("1", "0"), ("50 cent", "2 euro"), ("1.5 l", "0.5 l"), ("2x", "1x")]
+    "lines",
+    [("0 stars", "1 star"), ("1", "0"), ("50 cent", "2 euro"), ("1.5 l", "0.5 l"), ("0,5 l", "1,5 l"), ("2x", "1x")],
 )
 def test_labels_may_begin_with_numbers(tmp_path: Path, lines: tuple[str, ...]) -> None:
     (tmp_path / "labels.txt").write_text("\n".join(lines))
