@@ -23,7 +23,7 @@ from model.checkpoints.registry import (
     verify_weights,
 )
 from model.checkpoints.state_dict_file import StateDictFile, read_state_dict
-from model.checkpoints.training_record import read_class_names, read_options
+from model.checkpoints.training_record import check_options, read_class_names, read_options
 from model.convnext import ConvNeXt, ConvNeXtConfig
 from model.errors import CheckpointError, CheckpointMismatch
 from model.head import Activation
@@ -158,7 +158,7 @@ def _summarize(
     if is_native:
         header = native.read_card(file.metadata, str(path))
         card = replace(header, top1=card.top1 or header.top1)
-    is_bare = card == ModelCard(card.name)
+    is_bare = replace(card, notes=()) == ModelCard(card.name)
     if not is_native:
         card = _completed(card, file, path)
     config = _config(found, card, path)
@@ -168,6 +168,8 @@ def _summarize(
             "no configuration; assuming GELU, average pooling and that the outputs are classes, not embeddings"
         )
     transform = choose_transform(card.transform, found, config, str(path), notes.append)
+    if card.transform is None:
+        check_options(file.record, transform, str(path))
     labels = card.labels
     if labels is None and override is None:
         labels, unused = read_class_names(file.record, config.num_classes, str(path))

@@ -11,34 +11,53 @@ from torch import Tensor
 
 from model.checkpoints.hf_folder import timm_card
 from model.checkpoints.model_card import ModelCard
-from model.errors import CheckpointError
+from model.errors import CheckpointError, CheckpointMismatch
 from model.images.transform import IMAGENET_MEAN, IMAGENET_STD, Transform
 from model.labels import LABEL_KEYS, parse_named_labels
 
 _MAX_DEPTH = 3
 _TIMM_OPTIONS = ("input_size", "crop_pct", "interpolation", "mean", "std")
+_SIDES = ("img_size", "image_size", "imgsz")
 _INCEPTION = (0.5, 0.5, 0.5)
 
 Record = Mapping[str, Any]  # Any: unpickled content
 
 
 def read_options(record: Record, name: str, source: str) -> ModelCard:
-    """Returns the preprocessing and the architecture that the options ``args`` of a training script state.
+    """Returns the preprocessing and the architecture that the options of a training script, or of timm, state.
 
     The scripts are those of timm, torchvision and the authors. Raises ``CheckpointError`` if an option is malformed or
     not supported.
     """
-    options = _plain(_mapping(record.get("args")))
     try:
-        if "val_resize_size" in options:
-            return ModelCard(name, transform=_torchvision_transform(options))
-        if "imagenet_default_mean_and_std" in options:
-            return ModelCard(name, transform=_authors_transform(options))
-        return _timm_card(name, options) if options.keys() >= set(_TIMM_OPTIONS) else ModelCard(name)
+        for options in _mappings(record):
+            if "val_resize_size" in options:
+                return ModelCard(name, transform=_torchvision_transform(options))
+            if "imagenet_default_mean_and_std" in options:
+                return ModelCard(name, transform=_authors_transform(options))
+            if options.keys() >= set(_TIMM_OPTIONS):
+                return _timm_card(name, _plain(options))
     except CheckpointError as error:
         raise CheckpointError(f"{source}: the training options: {error}") from error
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(f"{source}: unexpected content in the training options: {error!r}") from error
+    return ModelCard(name)
+
+
+def check_options(record: Record, assumed: Transform, source: str) -> None:
+    """Raises ``CheckpointMismatch`` if an option of another script contradicts the transform that is assumed."""
+    used: dict[str, tuple[float, ...]] = dict.fromkeys(_SIDES, (assumed.crop_size,))
+    used |= {"mean": assumed.mean, "std": assumed.std}
+    for options in _mappings(record):
+        for key in (key for key in used if key in options):
+            numbers = options[key] if isinstance(options[key], list | tuple) else [options[key]]
+            numbers = numbers[-1:] if key in _SIDES else numbers
+            is_stated = len(numbers) == len(used[key]) and all(isinstance(number, int | float) for number in numbers)
+            if is_stated and not np.allclose(numbers, used[key], atol=1e-3):
+                raise CheckpointMismatch(
+                    f"{source} has the option {key}={options[key]}, but not all of the preprocessing; describe it in a "
+                    f"config.json beside the file, as without one it would be {assumed}"
+                )
 
 
 def _torchvision_transform(options: Record) -> Transform:
@@ -82,7 +101,7 @@ def read_class_names(record: Record, num_classes: int, source: str) -> tuple[tup
     """
     found: dict[str, tuple[str, ...]] = {}
     notes = []
-    for key, value in _named(record, 0):
+    for key, value in _named(record):
         try:
             names = parse_named_labels(key, value, "the file")
         except CheckpointError as error:
@@ -103,30 +122,36 @@ def read_class_names(record: Record, num_classes: int, source: str) -> tuple[tup
     return found[first], tuple(notes)
 
 
-def _named(record: Record, depth: int) -> Iterator[tuple[str, Any]]:  # Any: as above
+def _named(record: Record) -> Iterator[tuple[str, Any]]:  # Any: as above
     """What is under the usual keys of class names, with the key, as JSON has it."""
-    for key, value in record.items():
-        name = key.lower() if isinstance(key, str) else ""
-        if name in LABEL_KEYS and name != "names":  # may be those of metrics or parameters
-            names = _plain(value)
-            if isinstance(names, list | dict):
-                yield name, names
-        elif depth < _MAX_DEPTH:
-            yield from _named(_mapping(value), depth + 1)
+    for options in _mappings(record):
+        for key, value in options.items():
+            name = key.lower() if isinstance(key, str) else ""
+            if name in LABEL_KEYS and name != "names":  # may be those of metrics or parameters
+                names = _plain(value)
+                if isinstance(names, list | dict):
+                    yield name, names
 
 
-def _mapping(value: object) -> Record:
-    if isinstance(value, argparse.Namespace):
-        return vars(value)
-    return value if isinstance(value, Mapping) else {}
+def _mappings(value: object, depth: int = 0) -> Iterator[Record]:
+    """A mapping, of which text may be JSON, as in the header of safetensors, and those in it."""
+    value = _parsed(value) if isinstance(value, str) else value
+    value = vars(value) if isinstance(value, argparse.Namespace) else value
+    if isinstance(value, Mapping):
+        yield value
+        for item in value.values() if depth < _MAX_DEPTH else ():
+            yield from _mappings(item, depth + 1)
+
+
+def _parsed(text: str) -> Any:  # Any: parsed JSON
+    try:
+        return json.loads(text) if text.startswith(("[", "{")) else text
+    except (ValueError, RecursionError):
+        return text
 
 
 def _plain(value: Any) -> Any:  # Any: as above
-    if isinstance(value, str) and value.startswith(("[", "{")):  # in the header of safetensors, there is only text
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
+    value = _parsed(value) if isinstance(value, str) else value
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic | Tensor):

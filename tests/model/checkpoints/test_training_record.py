@@ -18,7 +18,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from model import Transform, load_model
-from model.errors import CheckpointError
+from model.errors import CheckpointError, CheckpointMismatch
 from tests.model.checkpoints.test_network_search import prefixed, timm_network, torchvision_network, zeros
 from tests.model.conftest import largest_difference, randomize
 from tests.model.images.pixels import assert_close_to_pillow
@@ -75,6 +75,38 @@ def test_options_without_values_leave_the_default(tmp_path: Path) -> None:
     stated = load_model(save(tmp_path / "mine.pth", TIMM_OPTIONS | {"img_size": 96}))
     assert stated.transform.crop_size == 96
     assert any("crop_pct" in note for note in stated.notes)
+
+
+def test_preprocesses_as_the_data_configuration_of_timm_says(tmp_path: Path, texture: Image.Image) -> None:
+    """People save what ``resolve_data_config`` returns with the weights, at the top or among hyperparameters."""
+    config = resolve_data_config({"input_size": (3, 64, 64), "crop_pct": 0.9, "mean": (0.5, 0.4, 0.3)})  # type: ignore[no-untyped-call]  # as above
+    expected = create_transform(**config)(texture)
+    for beside in ({"data_config": config}, {"hyper_parameters": {"data": config}}):
+        torch.save({"model": timm_network().state_dict()} | beside, tmp_path / "mine.pth")
+        transform = load_model(tmp_path / "mine.pth").transform
+        assert_close_to_pillow(transform(texture), expected, transform.std)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"img_size": 96}, {"image_size": [96, 96]}, {"mean": [0.5, 0.5, 0.5]}, {"data": {"std": (0.5, 0.5, 0.5)}}],
+)
+def test_rejects_options_that_contradict_the_defaults(tmp_path: Path, options: Arguments) -> None:
+    path = tmp_path / "mine.pth"
+    torch.save({"state_dict": timm_network().state_dict(), "hyper_parameters": options}, path)
+    with pytest.raises(CheckpointMismatch, match=r"config\.json"):
+        load_model(path)
+    (tmp_path / "config.json").write_text(json.dumps({"input_size": [3, 96, 96]}))
+    assert load_model(path).transform.crop_size == 96
+
+
+@pytest.mark.parametrize(
+    "options", [{"img_size": 224}, {"image_size": None}, {"mean": 3.5}, {"mean": [0.485, 0.456, 0.406]}]
+)
+def test_options_may_agree_with_the_defaults(tmp_path: Path, options: Arguments) -> None:
+    path = tmp_path / "mine.pth"
+    torch.save({"state_dict": timm_network().state_dict(), "hyper_parameters": options}, path)
+    assert load_model(path).transform.crop_size == 224
 
 
 def test_preprocesses_as_torchvision_validates(tmp_path: Path, texture: Image.Image) -> None:
