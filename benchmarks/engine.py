@@ -13,9 +13,7 @@ import argparse
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,7 +23,7 @@ import torch
 import torchvision
 from torch import nn
 
-from benchmarks.rounds import ISA_LIMITS, alternate, keep, median_seconds, ratios, spread
+from benchmarks.rounds import ISA_LIMITS, alternate, calls_per_second, keep, median_seconds, ratios, spread
 from model.checkpoints.load import LoadedModel, load_model
 from model.errors import EngineError
 from model.images.transform import Transform
@@ -100,19 +98,7 @@ def baseline_rate(network: nn.Module, batch: Batch, transform: Transform, device
 def engine_rate(engine: InferenceEngine, batch: Batch, seconds: float = SECONDS) -> float:
     """Images per second of ``concurrency`` threads that each run batches of this size."""
     images = list(batch)
-    deadline = time.perf_counter() + seconds
-
-    def work(_: int) -> int:
-        batches = 0
-        while time.perf_counter() < deadline or not batches:
-            engine.predict(images)
-            batches += 1
-        return batches
-
-    started_at = time.perf_counter()
-    with ThreadPoolExecutor(engine.concurrency) as threads:
-        batches = sum(threads.map(work, range(engine.concurrency)))
-    return batches * len(images) / (time.perf_counter() - started_at)
+    return len(images) * calls_per_second([partial(engine.predict, images)] * engine.concurrency, seconds)
 
 
 def build_engine(model: LoadedModel, contender: Contender, device: str, size: int) -> InferenceEngine:

@@ -5,7 +5,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
@@ -41,6 +42,22 @@ def median_seconds(work: Callable[[], object], seconds: float = 0.5) -> float:
         work()
         times.append(time.perf_counter() - started)
     return statistics.median(times)
+
+
+def calls_per_second(works: Sequence[Callable[[], object]], seconds: float) -> float:
+    """How often ``works``, each repeated on a thread of its own, are done together."""
+    started_at = time.perf_counter()
+
+    def repeat(work: Callable[[], object]) -> int:
+        calls = 0
+        while not calls or time.perf_counter() < started_at + seconds:
+            work()
+            calls += 1
+        return calls
+
+    with ThreadPoolExecutor(len(works)) as threads:
+        calls = sum(threads.map(repeat, works))
+    return calls / (time.perf_counter() - started_at)
 
 
 def ratios(figures: Mapping[str, list[float]], name: str, baseline: str) -> list[float]:

@@ -45,10 +45,11 @@ STEPS = (
     Step("tests", 75, ("tests/gpu",)),
     Step("engines", 150),
     Step("http", 120),
-    Step("profile", 45),
-    Step("tiles", 40),
-    Step("equality", 35),
-    Step("decoding", 45),
+    Step("slots", 30),
+    Step("profile", 40),
+    Step("tiles", 35),
+    Step("equality", 30),
+    Step("decoding", 30),
 )
 
 Figures = dict[str, Any]  # Any: written to JSON as it is
