@@ -1,4 +1,4 @@
-"""How right the probabilities of labelled images are: accuracy, calibration, confusions; pure computations."""
+"""Accuracy, calibration and confusions of predictions on labelled images; pure computations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often images of one class got another as the most probable one."""
+    """How often another class was the most probable one for images of a class."""
 
     label: str
     predicted: str

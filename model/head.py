@@ -1,4 +1,4 @@
-"""What the head makes of logits and feature maps: scores, labelled predictions, embeddings and activation maps.
+"""Logits and feature maps to scores, labelled predictions, embeddings and activation maps.
 
 Class activation maps are those of Zhou et al., "Learning Deep Features for Discriminative Localization" (CVPR 2016),
 extended by the head's LayerNorm. No backward pass is needed.
@@ -45,7 +45,7 @@ def top_predictions(
 
 
 def scores(logits: Array, function: ScoreFunction) -> Array:
-    """What ``function`` makes of logits ``(..., num_classes)``."""
+    """Applies the output function to logits ``(..., num_classes)``."""
     match function:
         case "softmax":
             return probabilities(logits)

@@ -1,4 +1,4 @@
-"""admitted_body: from a request to what its body holds, within limits and while it has slots; every route uses it."""
+"""admitted_body: reads a request's body within limits, with slots for its images; used by every prediction route."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

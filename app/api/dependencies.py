@@ -1,4 +1,4 @@
-"""What routes depend on, as Annotated aliases."""
+"""FastAPI dependencies of the routes, as Annotated aliases."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""RequestMiddleware: what every request gets before any route: an id, a deadline, admission, and its record."""
+"""RequestMiddleware: the id, deadline, admission, metrics and log line of every request."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What /openapi.json has besides what FastAPI derives from the routes."""
+"""Additions to the OpenAPI schema that FastAPI derives from the routes."""
 
 import re
 from typing import Any

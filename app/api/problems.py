@@ -102,7 +102,7 @@ def problem_content(error: Exception) -> dict[str, Any]:  # Any: JSON
 
 
 def error_response(error: Exception, route: RouteInfo | None = None) -> JSONResponse:
-    """The response for ``error``; a 500 that says nothing of the cause for an exception that is not in the table.
+    """The response for ``error``; a 500 without details for an exception that is not in the table.
 
     Problem+json, or ``{"error": message}`` if the clients of ``route`` expect that.
     """
@@ -178,7 +178,7 @@ def install_handlers(app: FastAPI) -> None:
 def _wrong_method(request: Request, allowed: str) -> str:
     root = request.scope.get("root_path", "").rstrip("/")
     return (
-        f"The method {request.method} is not allowed for this path, but {allowed} is. Images are classified by"
+        f"The method {request.method} is not allowed for this path; use {allowed}. Images are classified by"
         f" POST {root}/predict; the documentation is at {root}/docs."
     )
 

@@ -1,4 +1,4 @@
-"""What routes have in common with their clients: query parameters, response bodies and headers."""
+"""Query parameters, response bodies and headers."""
 
 import difflib
 from typing import Any, Literal

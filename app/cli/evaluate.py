@@ -1,4 +1,4 @@
-"""convnext-serve evaluate: how right the served model is on labelled photos, through the path of a request."""
+"""convnext-serve evaluate: the accuracy of the served model on labelled photos, processed as in a request."""
 
 import argparse
 import csv
@@ -51,7 +51,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def match_labels(names: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
-    """The class of each name that is a label, whatever its case, spaces and underscores, or the first of its synonyms.
+    """The class of each name that is a label, regardless of case, spaces and underscores, or the first of its synonyms.
 
     A name that fits several labels is left out.
     """

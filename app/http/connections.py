@@ -1,4 +1,4 @@
-"""What uvicorn's connections lack: deadlines for slow clients, a limit with a reserve for probes, problems as JSON."""
+"""Additions to uvicorn's connections: deadlines for slow clients, a limit with a reserve for probes, problem+json."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Admission: how many images may be in the service at a time, so that no request waits longer than it should."""
+"""Admission: how many images may be in the service at a time, so that no request waits too long."""
 
 import asyncio
 import math

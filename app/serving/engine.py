@@ -1,4 +1,4 @@
-"""Engine: what the service needs of whatever runs the network."""
+"""Engine: the service's interface to the network."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol

@@ -1,4 +1,4 @@
-"""What can be asked about one image, and the results, with where their time went."""
+"""Options and results of classifying one image, with timings."""
 
 from dataclasses import dataclass, field
 
@@ -49,7 +49,7 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Where in an image the network found a class: ``map.values.mean() + map.bias`` is the logit."""
+    """Which parts of an image the network attributes to a class: ``map.values.mean() + map.bias`` is the logit."""
 
     prediction: Prediction
     logit: float

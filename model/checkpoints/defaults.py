@@ -1,4 +1,4 @@
-"""What a checkpoint is assumed to have where it says nothing: labels, output function and preprocessing."""
+"""Labels, output function and preprocessing that a checkpoint does not specify."""
 
 import math
 from collections import Counter

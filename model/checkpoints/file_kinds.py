@@ -1,4 +1,4 @@
-"""What a file that cannot be loaded is, and how to export what can."""
+"""Names the format of a file that cannot be loaded, and how to export one that can."""
 
 import zipfile
 from pathlib import Path

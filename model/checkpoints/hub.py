@@ -1,4 +1,4 @@
-"""Repositories of the Hugging Face Hub, through huggingface_hub: HF_TOKEN, HF_HUB_OFFLINE and HF_ENDPOINT hold."""
+"""Repositories of the Hugging Face Hub, by huggingface_hub, which reads HF_TOKEN, HF_HUB_OFFLINE and HF_ENDPOINT."""
 
 import re
 from pathlib import Path

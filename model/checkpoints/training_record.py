@@ -1,4 +1,4 @@
-"""What a training checkpoint has beside its weights: the names of classes, and the options of its training script."""
+"""The class names and the options of the training script in a training checkpoint."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""describe: what a file is that is in none of the accepted formats, so that its sender knows what to change."""
+"""describe: names the format of a file that is not an accepted image."""
 
 _SIGNATURES = {
     b"\x1f\x8b": "gzip data",

@@ -1,4 +1,4 @@
-"""Leaves out what no decoder needs, so that broken or huge metadata can neither reject an image nor cost time."""
+"""Removes the metadata that no decoder needs, which may be broken or huge."""
 
 import struct
 

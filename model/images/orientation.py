@@ -1,4 +1,4 @@
-"""How a stored image is turned, wherever Pillow's ``exif_transpose`` finds it: EXIF, a profile in PNG text, or XMP."""
+"""The orientation of an image, as Pillow's ``exif_transpose`` finds it: in EXIF, a profile in PNG text, or XMP."""
 
 import re
 import zlib

@@ -28,5 +28,5 @@ def measured_sizes(sizes: Sequence[int]) -> list[int]:
 
 
 def nearest_size(measured: Iterable[int], size: int) -> int:
-    """That of the ``measured`` sizes by the ratio to ``size``, the larger one of two."""
+    """The ``measured`` size that is nearest to ``size`` by their ratio, the larger one of two."""
     return min(measured, key=lambda count: (max(count / size, size / count), -count))

@@ -1,4 +1,4 @@
-"""What an exception says about the device: out of memory, or lost.
+"""Classifies exceptions of a device: out of memory, or lost.
 
 PyTorch has classes for a part of these errors only: those of cuBLAS, cuDNN, Triton and MPS are plain ``RuntimeError``.
 """

@@ -1,4 +1,4 @@
-"""Runtime: what an engine needs of a library that runs the network."""
+"""Runtime: the engine's interface to a library that runs the network."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -10,7 +10,7 @@ from model.images.transform import Pixels
 
 
 class Outputs(NamedTuple):
-    """What the network computes of a batch."""
+    """The outputs of the network for a batch."""
 
     logits: npt.NDArray[np.float32]  # (N, num_classes)
     features: npt.NDArray[np.float32] | None  # (N, K, H, W), the last feature map, if asked for
@@ -56,7 +56,7 @@ def join(parts: Sequence[Outputs]) -> Outputs:
 
 
 def stack(images: Sequence[Pixels], out: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Fills the batch ``out`` with ``images``; what is left becomes black."""
+    """Fills the batch ``out`` with ``images``; the rest becomes black."""
     np.stack(images, out=out[: len(images)])
     out[len(images) :] = 0
     return out

@@ -1,4 +1,4 @@
-"""What the adapters share: reading images and classifying several."""
+"""Shared by the adapters: reading images and classifying several."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence

@@ -92,7 +92,7 @@ async def server() -> Json:
 
 @health.get("/health/live", summary="Liveness")
 async def live(service: ServiceDep) -> Json:
-    """503 only if a restart is the only remedy."""
+    """503 only if the process must be restarted."""
     if service.status == "failed":
         raise HTTPException(503, "The service has failed.")
     return {"live": True}

@@ -1,4 +1,4 @@
-"""POST /explain: where an image shows a class, as numbers or as a picture."""
+"""POST /explain: the class activation map of an image, as numbers or as a picture."""
 
 import asyncio
 import re
@@ -33,7 +33,7 @@ class ExplainQuery(StrictQuery):
 
 @router.post(
     "/explain",
-    summary="Show where an image shows a class",
+    summary="Compute a class activation map",
     response_model=ExplainResponse,
     responses=_RESPONSES,
     openapi_extra={"requestBody": IMAGE_BODY},

@@ -32,7 +32,7 @@ async def ready(response: Response, context: ContextDep) -> Health:
 
 @router.get("/health/live", summary="Liveness", responses=_FAILED)
 async def live(response: Response, context: ContextDep) -> Liveness:
-    """503 only if a restart is the only remedy: a lost device, or a batch or decoder that does not end.
+    """503 only if the process must be restarted: the device is lost, or a batch or decoder does not end.
 
     A worker that has failed ends and is replaced, so that the service is alive as long as another one is ready.
     """

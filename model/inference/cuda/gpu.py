@@ -1,4 +1,4 @@
-"""What the CUDA runtime needs of a GPU: streams, graphs, and memory that is pinned for copies."""
+"""Gpu: the CUDA runtime's interface to a device: streams, graphs, and pinned memory for copies."""
 
 import threading
 from collections.abc import Callable, Sequence

@@ -28,7 +28,7 @@ Called with x, the weights, side and what it fills. Rows and columns that are no
 
 
 def norm_weights(norm: nn.LayerNorm, device: torch.device, add: Tensor | None = None) -> NormWeights:
-    """Those of ``norm``, which may have no affine part."""
+    """The weights of ``norm``, which may have no affine part."""
     shape = tuple(norm.normalized_shape)
     parts = ((add, 0.0), (norm.weight, 1.0), (norm.bias, 0.0))
     full = [torch.full(shape, value) if part is None else part for part, value in parts]
