@@ -138,7 +138,10 @@ class ModelInfo(BaseModel):
     precision_reason: str = Field(
         description="Why this precision was chosen.", examples=["bfloat16 is 1.65 times as fast as float32"]
     )
-    mode: str = Field(description="How the network runs: openvino, eager or compiled.", examples=["openvino"])
+    mode: str = Field(
+        description="How the network runs: openvino, eager, compiled, or what speeds it up on a GPU.",
+        examples=["openvino"],
+    )
     max_batch_size: int = Field(examples=[64])
     licence: str = Field(description="Licence of the weights.", examples=["BSD-3-Clause"])
     sha256: str = Field(description="SHA-256 of the checkpoint file.")

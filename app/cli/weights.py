@@ -112,7 +112,7 @@ def _describe_file(target: str, settings: Settings) -> Row:
 def _entry(name: str) -> WeightsEntry:
     entries = registered_weights()
     if name not in entries:
-        raise CheckpointError(f"{name} is not a registered model; {suggest_name(name)}")
+        raise CheckpointError(f"{name} is not a published model; {suggest_name(name)}")
     return entries[name]
 
 

@@ -41,6 +41,6 @@ def fetch_repository(name: str, cache_dir: Path | None = None) -> Path:
     except (OSError, ValueError) as error:  # the library's errors are of these types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DownloadError(
-            f"{name} is not an existing path or a registered model, and could not be fetched from the Hub: {reason}"
+            f"{name} is not an existing path or a published model, and could not be fetched from the Hub: {reason}"
         ) from error
     return folder

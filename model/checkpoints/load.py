@@ -74,7 +74,7 @@ def load_model(
     ema: Averaged = "auto",
     cache_dir: Path | None = None,
 ) -> LoadedModel:
-    """Loads a registered model, fetching it on first use, a checkpoint file or folder, or OWNER/NAME of the Hub.
+    """Loads a published model, fetching it on first use, a checkpoint file or folder, or OWNER/NAME of the Hub.
 
     ``labels`` is a file (text or JSON) or the name of a label set, and overrides the labels of the checkpoint.
     ``activation`` overrides its output function. ``ema`` selects averaged weights or not in a training checkpoint with
@@ -129,7 +129,7 @@ def _locate(name_or_path: str | Path, cache_dir: Path | None = None) -> tuple[Pa
         path, name = hub.fetch_repository(name_or_path, cache_dir), name_or_path
     elif not exists:
         raise CheckpointError(
-            f"{name_or_path} is not an existing path or a registered model; {suggest_name(str(name_or_path))}"
+            f"{name_or_path} is not an existing path or a published model; {suggest_name(str(name_or_path))}"
         )
     try:
         return *hf_folder.locate(path), name
