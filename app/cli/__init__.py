@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import importlib
 import io
 import os
 import sys
@@ -25,19 +26,8 @@ _DEFAULTS = {"True": "on", "False": "off"}
 _KERNEL_CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 _PREDICT = (
-    *(
-        "model",
-        "labels",
-        "activation",
-        "ema",
-        "device",
-        "runtime",
-        "precision",
-        "compile",
-        "max_batch_size",
-        "cache_dir",
-    ),
-    *("top_k", "max_image_pixels", "decode_threads", "cpu_threads"),
+    *("model", "labels", "activation", "ema", "device", "runtime", "precision", "compile", "max_batch_size"),
+    *("cache_dir", "top_k", "max_image_pixels", "decode_threads", "cpu_threads"),
 )
 
 
@@ -51,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     given = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
     try:
-        code: int = options.run(Settings(**given), options)
+        settings = Settings(**given)
+        # The commands import torch, which takes seconds; --help and errors need not wait.
+        code: int = importlib.import_module(f"app.cli.{options.command}").run(settings, options)
     except pydantic.ValidationError as error:
         for item in error.errors():
             print_error(_setting_error(item))
@@ -93,10 +85,9 @@ def _check_kernel_caches() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="convnext-serve", description="Classifies images with ConvNeXt.")
     parser.add_argument("--version", action="version", version=version("convnext-serve"))
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     command = commands.add_parser("serve", help="serve predictions over HTTP")
     _add_settings(command, Settings.model_fields)
-    command.set_defaults(run=_serve)
     command = commands.add_parser("predict", help="classify files without a server")
     command.add_argument(
         "files", nargs="+", metavar="FILE", help="an image, a folder of images, or - for names on standard input"
@@ -109,14 +100,12 @@ def _parser() -> argparse.ArgumentParser:
         help="append the results to a .jsonl or .csv file, and skip images that are already in it",
     )
     _add_settings(command, _PREDICT)
-    command.set_defaults(run=_predict)
     command = commands.add_parser("evaluate", help="compare the model with labelled photos")
     command.add_argument(
         "folder", type=Path, metavar="FOLDER", help="one folder of photos per class, or a CSV file of file and label"
     )
     command.add_argument("--output", type=Path, metavar="OUTPUT", help="write a row per photo to this CSV file")
     _add_settings(command, tuple(name for name in _PREDICT if name != "top_k"))
-    command.set_defaults(run=_evaluate)
     _add_weights(commands.add_parser("weights", help="list, download, verify or inspect weights"))
     return parser
 
@@ -137,34 +126,6 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
         if name in ("list", "show"):
             action.add_argument("--json", action="store_true", help="print JSON")
         _add_settings(action, ("cache_dir",))
-        action.set_defaults(run=_weights)
-
-
-# The commands import torch, which takes seconds, so they are imported when they run: --help and errors need not wait.
-
-
-def _serve(settings: Settings, options: argparse.Namespace) -> int:
-    from app.cli import serve
-
-    return serve.run(settings, options)
-
-
-def _predict(settings: Settings, options: argparse.Namespace) -> int:
-    from app.cli import predict
-
-    return predict.run(settings, options)
-
-
-def _evaluate(settings: Settings, options: argparse.Namespace) -> int:
-    from app.cli import evaluate
-
-    return evaluate.run(settings, options)
-
-
-def _weights(settings: Settings, options: argparse.Namespace) -> int:
-    from app.cli import weights
-
-    return weights.ACTIONS[options.action](settings, options)
 
 
 def _add_settings(command: argparse.ArgumentParser, names: Iterable[str]) -> None:

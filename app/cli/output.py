@@ -4,15 +4,13 @@ import csv
 import io
 import json
 import sys
-from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Protocol
 
 from model.head import Prediction
 
-_COLUMNS = ("file", "rank", "class_id", "label", "probability")
+COLUMNS = ("file", "rank", "class_id", "label", "probability")
 
 
 def print_error(message: str) -> None:
@@ -25,55 +23,32 @@ def reason(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
-class Writer(Protocol):
-    """Writes the results of one image after the other."""
-
-    @abstractmethod
-    def write(self, file: str, model: str, predictions: Sequence[Prediction]) -> None:
-        """Writes one result and flushes it."""
+Format = Callable[[str, str, Sequence[Prediction]], str]
+"""Makes text of the name of a file, that of the model, and the predictions."""
 
 
-class TextWriter:
-    """The name of each file, and a line per class."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-
-    def write(self, file: str, model: str, predictions: Sequence[Prediction]) -> None:
-        """See ``Writer``."""
-        rows = "".join(f"  {item.probability:6.1%}  {item.label}\n" for item in predictions)
-        self._stream.write(f"{file}\n{rows}")
-        self._stream.flush()
+def as_text(file: str, _model: str, predictions: Sequence[Prediction]) -> str:
+    """The name of the file, and a line per class."""
+    return f"{file}\n" + "".join(f"  {item.probability:6.1%}  {item.label}\n" for item in predictions)
 
 
-class JsonLinesWriter:
-    """One JSON object per line."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-
-    def write(self, file: str, model: str, predictions: Sequence[Prediction]) -> None:
-        """See ``Writer``."""
-        result = {"file": file, "model": model, "predictions": [asdict(item) for item in predictions]}
-        self._stream.write(json.dumps(result, allow_nan=False) + "\n")
-        self._stream.flush()
+def as_json_line(file: str, model: str, predictions: Sequence[Prediction]) -> str:
+    """One JSON object."""
+    result = {"file": file, "model": model, "predictions": [asdict(item) for item in predictions]}
+    return json.dumps(result, allow_nan=False) + "\n"
 
 
-class CsvWriter:
+def as_csv(file: str, _model: str, predictions: Sequence[Prediction]) -> str:
     """A row per class."""
+    ranked = enumerate(predictions, start=1)
+    return csv_rows((file, rank, item.class_id, item.label, item.probability) for rank, item in ranked)
 
-    def __init__(self, stream: IO[str], *, header: bool) -> None:
-        self._stream = stream
-        self._rows = csv.writer(stream, lineterminator="\n")
-        if header:
-            self._rows.writerow(_COLUMNS)
 
-    def write(self, file: str, model: str, predictions: Sequence[Prediction]) -> None:
-        """See ``Writer``."""
-        self._rows.writerows(
-            (file, rank, item.class_id, item.label, item.probability) for rank, item in enumerate(predictions, start=1)
-        )
-        self._stream.flush()
+def csv_rows(rows: Iterable[Sequence[object]]) -> str:
+    """Rows of a CSV file."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def resume(path: Path, top_k: int) -> set[str]:
@@ -102,16 +77,14 @@ def resume(path: Path, top_k: int) -> set[str]:
 
 def _complete_rows(text: str, top_k: int) -> tuple[str, set[str]]:
     """The rows without those of a last file that has fewer than ``top_k``, and the files of the rest."""
-    header, *rows = csv.reader(io.StringIO(text, newline="")) if text else [list(_COLUMNS)]
-    if header != list(_COLUMNS):
+    header, *rows = csv.reader(io.StringIO(text, newline="")) if text else [list(COLUMNS)]
+    if header != list(COLUMNS):
         raise ValueError("the columns are different")
-    if rows and len(rows[-1]) < len(_COLUMNS):  # cut off within a name that has a line break
+    if rows and len(rows[-1]) < len(COLUMNS):  # cut off within a name that has a line break
         rows.pop()
     if rows and int(rows[-1][1]) < top_k:
         rows = [row for row in rows if row[0] != rows[-1][0]]
-    kept = io.StringIO(newline="")
-    csv.writer(kept, lineterminator="\n").writerows([header, *rows])
-    return kept.getvalue() if rows else "", {row[0] for row in rows}
+    return csv_rows([header, *rows]) if rows else "", {row[0] for row in rows}
 
 
 def _replace(path: Path, text: str) -> None:

@@ -8,10 +8,11 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from app.cli.output import CsvWriter, JsonLinesWriter, TextWriter, Writer, print_error, reason, resume
+from app.cli.output import COLUMNS, Format, as_csv, as_json_line, as_text, csv_rows, print_error, reason, resume
 from app.logs import configure_logging
 from app.main import build_engine
 from app.settings import Settings
@@ -38,25 +39,28 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         print_error(str(error))
         return 2
     failed = False
-    with _writer(options) as writer:
+    with _output(options) as (stream, format_result):
         for batch in decode_batches(_expand(options.files, done), engine, settings):
             for file, result in _classify(engine, batch, top_k):
                 if isinstance(result, Exception):
                     print_error(f"{file}: {reason(result)}")
                     failed = True
                 else:
-                    writer.write(file, engine.model.name, result)
+                    stream.write(format_result(file, engine.model.name, result))
+                    stream.flush()
     return 1 if failed else 0
 
 
 @contextlib.contextmanager
-def _writer(options: argparse.Namespace) -> Iterator[Writer]:
+def _output(options: argparse.Namespace) -> Iterator[tuple[IO[str], Format]]:
     if options.output is None:
-        yield JsonLinesWriter(sys.stdout) if options.json else TextWriter(sys.stdout)
+        yield sys.stdout, as_json_line if options.json else as_text
         return
     with options.output.open("a", encoding="utf-8", errors="surrogateescape", newline="") as stream:
         is_json = options.output.suffix == ".jsonl"
-        yield JsonLinesWriter(stream) if is_json else CsvWriter(stream, header=stream.tell() == 0)
+        if not is_json and stream.tell() == 0:
+            stream.write(csv_rows([COLUMNS]))
+        yield stream, as_json_line if is_json else as_csv
 
 
 def _expand(names: Iterable[str], done: Collection[str]) -> Iterator[str]:

@@ -19,7 +19,13 @@ Row = dict[str, Any]  # Any: JSON
 _SHOWN_LABELS = 5
 
 
-def list_all(settings: Settings, options: argparse.Namespace) -> int:
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Runs ``options.action``."""
+    actions = {"list": _list, "fetch": _fetch, "verify": _verify, "show": _show}
+    return actions[options.action](settings, options)
+
+
+def _list(settings: Settings, options: argparse.Namespace) -> int:
     """Lists the published weights."""
     rows = [_row(entry, settings) for entry in registered_weights().values()]
     if options.json:
@@ -31,19 +37,19 @@ def list_all(settings: Settings, options: argparse.Namespace) -> int:
     return _print_table(table)
 
 
-def fetch(settings: Settings, options: argparse.Namespace) -> int:
+def _fetch(settings: Settings, options: argparse.Namespace) -> int:
     """Downloads weights and verifies them."""
     print(fetch_weights(_entry(options.target), settings.cache_dir))  # noqa: T201 - the command's output
-    return verify(settings, options)
+    return _verify(settings, options)
 
 
-def verify(settings: Settings, options: argparse.Namespace) -> int:
+def _verify(settings: Settings, options: argparse.Namespace) -> int:
     """Compares weights with their digest."""
     print(f"sha256 {verify_weights(_entry(options.target), settings.cache_dir)}")  # noqa: T201 - the command's output
     return 0
 
 
-def show(settings: Settings, options: argparse.Namespace) -> int:
+def _show(settings: Settings, options: argparse.Namespace) -> int:
     """Describes registered weights, downloaded or not, or a checkpoint file."""
     entry = registered_weights().get(options.target)
     if entry is not None and not entry.path(settings.cache_dir).exists():
@@ -58,9 +64,6 @@ def show(settings: Settings, options: argparse.Namespace) -> int:
     for name, value in (row | {"labels": ", ".join(labels[:_SHOWN_LABELS]) + more}).items():
         table.add_row(name.replace("_", " "), escape(str(value)))
     return _print_table(table)
-
-
-ACTIONS = {"list": list_all, "fetch": fetch, "verify": verify, "show": show}
 
 
 def _row(entry: WeightsEntry, settings: Settings) -> Row:
