@@ -5,8 +5,8 @@ import logging
 import queue
 import re
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from logging.handlers import QueueHandler
 from select import PIPE_BUF
 from typing import IO, Any, Protocol, runtime_checkable
@@ -28,7 +28,15 @@ class Entry(Protocol):
         """The fields by name."""
 
 
-class TextFormatter(logging.Formatter):
+class _UtcTime(logging.Formatter):
+    """Times in ISO 8601."""
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03d+00:00"
+
+
+class TextFormatter(_UtcTime):
     """Lines for people, with the time in UTC; control characters, such as ANSI codes, are escaped."""
 
     def __init__(self, worker: int | None = None) -> None:
@@ -39,12 +47,8 @@ class TextFormatter(logging.Formatter):
         """The line, or several if it has a traceback."""
         return _CONTROL_CHARACTERS.sub(lambda match: f"\\x{ord(match[0]):02x}", super().format(record))
 
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
-        """The time in ISO 8601."""
-        return _iso_time(record)
 
-
-class JsonLineFormatter(JsonFormatter):
+class JsonLineFormatter(_UtcTime, JsonFormatter):
     """One JSON object per line, with the fields of an ``Entry`` and of ``extra``."""
 
     def __init__(self, worker: int | None = None) -> None:
@@ -63,10 +67,6 @@ class JsonLineFormatter(JsonFormatter):
         super().add_fields(log_data, record, message_dict)
         if isinstance(record.msg, Entry):
             log_data.update(record.msg.fields())
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
-        """The time in ISO 8601."""
-        return _iso_time(record)
 
 
 class QueuedHandler(QueueHandler):
@@ -155,7 +155,3 @@ def configure_logging(log_format: str, log_level: str, stream: IO[str], worker: 
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of each invalid request
     return handler
-
-
-def _iso_time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
