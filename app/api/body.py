@@ -1,8 +1,8 @@
 """admitted_body: reads a request's body within limits, with slots for its images; used by every prediction route."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
 from typing import TypeVar
 
 from fastapi import Request
@@ -39,7 +39,7 @@ async def admitted_body(
     raised. Also raises ``Unavailable`` and what ``read`` raises.
     """
     context = context_of(request)
-    with service.admit() as slots, _reading(request, context) as reader:
+    with service.admit() as slots, closing(BodyReader(request, context)) as reader:
         async with _without_slot_if_slow(slots, context.upload_grace_s):
             body = await read(reader)
         slots.resize(count(body))
@@ -48,13 +48,20 @@ async def admitted_body(
 
 
 class BodyReader:
-    """The body of one request. Raises ``UploadTooLarge`` or ``Overloaded`` as soon as a limit is exceeded."""
+    """The body of one request. Raises ``UploadTooLarge`` or ``Overloaded`` as soon as a limit is exceeded.
+
+    What it holds counts towards ``max_buffered_bytes`` until it is closed.
+    """
 
     def __init__(self, request: Request, context: AppContext) -> None:
-        self.held_bytes = 0
+        self._held_bytes = 0
         self._request = request
         self._limits = context.uploads
         self._is_image = context.is_image
+
+    def close(self) -> None:
+        """Releases the memory."""
+        self._limits.buffered_bytes -= self._held_bytes
 
     async def image(self, from_json: Callable[[bytes], Awaitable[bytes]] | None = None) -> bytes:
         """The encoded image: the multipart part named ``file``, the one in JSON, or the body itself.
@@ -131,9 +138,9 @@ class BodyReader:
             yield chunk
 
     def _hold(self, size_bytes: int) -> None:
-        self.held_bytes += size_bytes
+        self._held_bytes += size_bytes
         self._limits.buffered_bytes += size_bytes
-        if self.held_bytes > self._limits.max_upload_bytes:
+        if self._held_bytes > self._limits.max_upload_bytes:
             raise self._too_large()
         if self._limits.buffered_bytes > self._limits.max_buffered_bytes:
             raise Overloaded("The uploads in progress take all the memory that is set aside for them.", 1.0)
@@ -157,16 +164,6 @@ def _unsupported(media_type: str) -> UnsupportedMediaType:
         f"The content type {media_type!r} is not accepted: send multipart/form-data with a part named 'file',"
         f" application/json with a base64 string named 'image', or the image itself as {_ACCEPTED}."
     )
-
-
-@contextmanager
-def _reading(request: Request, context: AppContext) -> Iterator[BodyReader]:
-    """Reads one body; what it holds counts towards ``max_buffered_bytes`` until the end of the block."""
-    reader = BodyReader(request, context)
-    try:
-        yield reader
-    finally:
-        context.uploads.buffered_bytes -= reader.held_bytes
 
 
 @asynccontextmanager

@@ -8,13 +8,13 @@ from fastapi import HTTPException, Request
 from pydantic import BaseModel, ValidationError
 
 from app.api.body import BodyReader, admitted_body
-from app.api.context import AppContext
 from app.api.problems import InvalidRequest
 from app.api.routes.predict import PredictQuery
 from app.serving.results import Classification, ClassifyOptions
 from app.serving.service import ClassificationService
 
 Json = dict[str, Any]  # Any: a JSON object
+Asked = TypeVar("Asked")
 Model = TypeVar("Model", bound=BaseModel)
 
 VERSION = "1"
@@ -23,27 +23,20 @@ VERSION = "1"
 
 async def classify_images(
     request: Request,
-    context: AppContext,
     service: ClassificationService,
-    read: Callable[[BodyReader], Awaitable[tuple[Sequence[bytes], ClassifyOptions]]],
-) -> list[Classification]:
-    """The predictions of each image that ``read`` finds in the body, in order; the first error of one is raised.
+    read: Callable[[BodyReader], Awaitable[tuple[Sequence[bytes], ClassifyOptions, Asked]]],
+) -> tuple[list[Classification], Asked]:
+    """The predictions of each image that ``read`` finds in the body, in order, and what else that returns.
 
-    There are slots for all images or for none. Raises ``InvalidRequest`` for more than ``max_images_per_request``.
+    There are slots for all images or for none. The first error of an image is raised.
     """
-
-    def count(body: tuple[Sequence[bytes], ClassifyOptions]) -> int:
-        if not 1 <= len(body[0]) <= context.max_images_per_request:
-            raise InvalidRequest(f"There are {len(body[0])} images; send 1 to {context.max_images_per_request}.")
-        return len(body[0])
-
-    async with admitted_body(request, service, read, count) as (images, options):
+    async with admitted_body(request, service, read, lambda body: len(body[0])) as (images, options, asked):
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(service.classify(image, options)) for image in images]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
-        return [task.result() for task in tasks]
+        return [task.result() for task in tasks], asked
 
 
 def parse(model: type[Model], value: object) -> Model:
@@ -55,10 +48,9 @@ def parse(model: type[Model], value: object) -> Model:
         raise InvalidRequest(details) from error
 
 
-def parse_options(parameters: object, **options: Any) -> ClassifyOptions:  # Any: fields of ClassifyOptions
+def parse_options(parameters: object) -> ClassifyOptions:
     """The options in a JSON object with ``top_k`` and ``min_probability``. Raises ``InvalidRequest``."""
-    query = parse(PredictQuery, {} if parameters is None else parameters)
-    return ClassifyOptions(query.top_k, query.min_probability, **options)
+    return parse(PredictQuery, {} if parameters is None else parameters).options()
 
 
 def check_name(name: str, service: ClassificationService, version: str = VERSION) -> None:

@@ -9,10 +9,10 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from app.api.body import BodyReader
+from app.api.body import admitted_body
 from app.api.decoding import decode_base64, parse_json
-from app.api.dependencies import ContextDep, ServiceDep
-from app.api.formats.common import Json, classify_images, parse
+from app.api.dependencies import ServiceDep
+from app.api.formats.common import Json, parse
 from app.api.openapi import JSON_BODY
 from app.serving.results import ClassifyOptions
 
@@ -34,9 +34,8 @@ class Body(BaseModel):
 
 
 @router.post("/", summary="Classify an image", openapi_extra={"requestBody": JSON_BODY})
-async def classify(request: Request, context: ContextDep, service: ServiceDep) -> list[Json]:
+async def classify(request: Request, service: ServiceDep) -> list[Json]:
     """Returns labels and scores, highest first."""
-
     options = ClassifyOptions()
 
     async def from_json(document: bytes) -> bytes:
@@ -46,9 +45,6 @@ async def classify(request: Request, context: ContextDep, service: ServiceDep) -
         options = ClassifyOptions(parameters.top_k, function=parameters.function_to_apply)
         return await decode_base64(body.inputs)
 
-    async def read(reader: BodyReader) -> tuple[list[bytes], ClassifyOptions]:
-        image = await reader.image(from_json)
-        return [image], options
-
-    [result] = await classify_images(request, context, service, read)
+    async with admitted_body(request, service, lambda reader: reader.image(from_json)) as image:
+        result = await service.classify(image, options)
     return [{"label": item.label, "score": item.probability} for item in result.predictions]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fastapi import Request, Response
 
 from app.api.body import BodyReader
-from app.api.context import AppContext
+from app.api.context import context_of
 from app.api.decoding import decode_base64, parse_json
 from app.api.formats.common import Json, classify_images, parse_options
 from app.api.problems import InvalidRequest
@@ -43,17 +43,14 @@ class Instances:
         return {"outputs": {**columns, _RESULT: results} if columns else results}
 
 
-async def classify_instances(request: Request, context: AppContext, service: ClassificationService) -> Response:
+async def classify_instances(request: Request, service: ClassificationService) -> Response:
     """One list of classes per instance; ``parameters`` may have ``top_k`` and ``min_probability``."""
-    found: Instances | None = None
 
-    async def read(reader: BodyReader) -> tuple[list[bytes], ClassifyOptions]:
-        nonlocal found
-        found = await read_instances(reader, context.max_images_per_request)
-        return found.images, parse_options(found.parameters)
+    async def read(reader: BodyReader) -> tuple[list[bytes], ClassifyOptions, Instances]:
+        found = await read_instances(reader, context_of(request).max_images_per_request)
+        return found.images, parse_options(found.parameters), found
 
-    results = await classify_images(request, context, service, read)
-    assert found is not None  # noqa: S101 - set by read
+    results, found = await classify_images(request, service, read)
     return json_response(found.content([prediction_rows(result) for result in results]))
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import ConfigDict
 
 from app.api.body import BodyReader, admitted_body
-from app.api.dependencies import ContextDep, ServiceDep
+from app.api.dependencies import ServiceDep
 from app.api.formats.common import VERSION, Json, check_name, parse
 from app.api.formats.instances import Instances, classify_instances, json_response, read_instances
 from app.api.openapi import JSON_BODY
@@ -47,12 +47,10 @@ async def ready(name: str, service: ServiceDep, version: str = VERSION) -> Json:
 
 @router.post("/models/{name}:predict", summary="Classify images", openapi_extra=_BODY)
 @router.post("/models/{name}/versions/{version}:predict", summary="Classify images", openapi_extra=_BODY)
-async def predict(
-    name: str, request: Request, context: ContextDep, service: ServiceDep, version: str = VERSION
-) -> Response:
+async def predict(name: str, request: Request, service: ServiceDep, version: str = VERSION) -> Response:
     """One list of classes per instance; ``parameters`` may have ``top_k`` and ``min_probability``."""
     check_name(name, service, version)
-    return await classify_instances(request, context, service)
+    return await classify_instances(request, service)
 
 
 @router.post("/models/{name}:explain", summary="Explain one image", openapi_extra=_BODY)

@@ -18,8 +18,9 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import BaseModel, BeforeValidator, Field
 
 from app.api.body import BodyReader
+from app.api.context import context_of
 from app.api.decoding import decode_base64, parse_json
-from app.api.dependencies import ContextDep, ServiceDep
+from app.api.dependencies import ServiceDep
 from app.api.formats.common import VERSION, Json, check_name, classify_images, parse, parse_options
 from app.api.openapi import JSON_BODY
 from app.api.problems import InvalidRequest
@@ -129,26 +130,19 @@ async def model_ready(name: str, service: ServiceDep, version: str = VERSION) ->
 
 @router.post("/models/{name}/infer", summary="Classify images", openapi_extra=_BODY)
 @router.post("/models/{name}/versions/{version}/infer", summary="Classify images", openapi_extra=_BODY)
-async def infer(
-    name: str, request: Request, context: ContextDep, service: ServiceDep, version: str = VERSION
-) -> Response:
+async def infer(name: str, request: Request, service: ServiceDep, version: str = VERSION) -> Response:
     """The most probable classes of each image; the parameter ``top_k`` says how many."""
     check_name(name, service, version)
-    header_size = request.headers.get(_HEADER)
-    asked: InferRequest | None = None
 
-    async def read(reader: BodyReader) -> tuple[list[bytes], ClassifyOptions]:
-        nonlocal asked
-        body = await reader.body()
-        asked, binary = _split(body, header_size)
-        known = {key: asked.parameters[key] for key in ("top_k", "min_probability") if key in asked.parameters}
-        if "min_probability" in known:
+    async def read(reader: BodyReader) -> tuple[list[bytes], ClassifyOptions, InferRequest]:
+        asked, binary = _split(await reader.body(), request.headers.get(_HEADER))
+        if "min_probability" in asked.parameters:
             raise InvalidRequest("min_probability is not available here, as tensors need rows of equal length.")
         asked.requested()
-        return await _images(asked, binary, context.max_images_per_request), parse_options(known)
+        images = await _images(asked, binary, context_of(request).max_images_per_request)
+        return images, parse_options({"top_k": asked.parameters.get("top_k")}), asked
 
-    results = await classify_images(request, context, service, read)
-    assert asked is not None  # noqa: S101 - set by read
+    results, asked = await classify_images(request, service, read)
     return _response(asked, name, _tensors(results))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, HTTPException, Request, Response
 
-from app.api.dependencies import ContextDep, ServiceDep
+from app.api.dependencies import ServiceDep
 from app.api.formats.common import Json
 from app.api.formats.instances import classify_instances
 from app.api.openapi import JSON_BODY
@@ -50,6 +50,6 @@ async def _ready(service: ServiceDep) -> Json:
     return {"status": service.status}
 
 
-async def _predict(request: Request, context: ContextDep, service: ServiceDep) -> Response:
+async def _predict(request: Request, service: ServiceDep) -> Response:
     """One list of classes per instance, ``{"b64": "…"}``; ``parameters`` may have ``top_k`` and ``min_probability``."""
-    return await classify_instances(request, context, service)
+    return await classify_instances(request, service)
