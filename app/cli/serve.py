@@ -5,14 +5,13 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any
 
 from app.api.keys import ApiKeys
 from app.cli.output import print_error
-from app.http.server import bind
-from app.http.server import serve as run_server
+from app.http.server import Server, allow_connections, bind, serve
 from app.http.workers import Worker, WorkerServer, supervise
 from app.logs import QueuedHandler, configure_logging
 from app.serving.telemetry import Telemetry
@@ -62,18 +61,17 @@ def _serve(
     listener: socket.socket,
     logs: QueuedHandler,
     telemetry: Telemetry,
-    **options: Any,  # Any: passed on
+    server_class: Callable[..., Server] = Server,
 ) -> int:
     from app.main import build_engine, create_app
 
     app = create_app(settings, build_engine(settings), telemetry)
     telemetry.watch_dropped_logs(lambda: logs.dropped)
-    return run_server(
+    server = server_class(
         app,
-        listener,
         grace_s=settings.shutdown_grace_s,
-        max_connections=settings.max_connections,
+        max_connections=allow_connections(settings.max_connections),
         keep_alive_s=settings.keep_alive_s,
         root_path=settings.root_path or "",
-        **options,
     )
+    return serve(server, listener)

@@ -210,25 +210,12 @@ def log_address(listener: socket.socket) -> None:
     logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
 
 
-def serve(
-    app: FastAPI,
-    listener: socket.socket,
-    *,
-    grace_s: float,
-    max_connections: int,
-    keep_alive_s: int,
-    root_path: str = "",
-    server_class: Callable[..., Server] = Server,
-) -> int:
-    """Serves ``app`` on a bound socket until a signal or a failure ends it; returns the exit code."""
+def serve(server: Server, listener: socket.socket) -> int:
+    """Serves on a bound socket until a signal or a failure ends it; returns the exit code."""
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.collect()
     gc.freeze()  # what has been loaded stays, and a collection of all of it would stop every request for 0.1 s
     before = set(threading.enumerate())
-    max_connections = allow_connections(max_connections)
-    server = server_class(
-        app, grace_s=grace_s, max_connections=max_connections, keep_alive_s=keep_alive_s, root_path=root_path
-    )
     server.run(sockets=[listener])
     gc.unfreeze()  # otherwise libraries that torch loads report leaks at exit
     _join({thread for thread in threading.enumerate() if thread not in before and not thread.daemon}, server.exit_code)

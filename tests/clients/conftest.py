@@ -1,11 +1,6 @@
 """A server in a process of its own, with the tiny model."""
 
-import queue
-import re
 import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-_START_TIMEOUT_S = 100
+from tests.app.http.server_process import running
+from tests.constants import WAIT_S
 
 
 @pytest.fixture(scope="session")
@@ -33,17 +29,10 @@ def protocols_url() -> Iterator[str]:
 @contextmanager
 def running_server(*options: str) -> Iterator[str]:
     """Serves in a process of its own, and returns the address."""
-    command = [sys.executable, "-m", "app", "serve", "--runtime", "torch", "--port", "0", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        lines: queue.Queue[str] = queue.Queue()
-        reader = threading.Thread(target=_read, args=(process, lines), daemon=True)
-        reader.start()
-        try:
-            yield _address(lines)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(_START_TIMEOUT_S) == 0
-            reader.join()
+    with running("-m", "app", "serve", "--runtime", "torch", "--port", "0", *options) as process:
+        yield process.wait_for(r"listening on (http://\S+)")[1]
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.popen.wait(WAIT_S) == 0
 
 
 @pytest.fixture(scope="session")
@@ -61,19 +50,3 @@ def large_photo_path(tmp_path_factory: pytest.TempPathFactory, make_photo: Calla
     make_photo(2000, 1500).save(path, quality=95)
     assert path.stat().st_size > 2**20
     return path
-
-
-def _read(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
-    assert process.stderr is not None
-    for line in process.stderr:
-        lines.put(line)
-    lines.put("")
-
-
-def _address(lines: queue.Queue[str]) -> str:
-    log = ""
-    while line := lines.get(timeout=_START_TIMEOUT_S):
-        log += line
-        if found := re.search(r"listening on (http://\S+)", line):
-            return found[1]
-    pytest.fail(f"the server ended:\n{log}")

@@ -3,25 +3,19 @@
 import socket
 import sys
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
-from typing import ClassVar, cast
+from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
-from app.http.server import Server, bind, serve
+from app.http.server import Server, allow_connections, bind, serve
 from app.http.workers import Worker, WorkerServer, supervise
 from app.logs import configure_logging
 from app.main import create_app
 from app.serving.telemetry import Telemetry
 from app.settings import Settings
 from model import Transform
-from model.images.transform import Pixels
 from model.inference.cpu import available_cores
-from model.inference.engine import InferenceEngine
+from tests.app.fake_engine import FakeEngine, FakeModel
 
 
 @dataclass(frozen=True)
@@ -36,38 +30,7 @@ class GatedTransform(Transform):
         return super().__getattribute__(name)
 
 
-class FaultyEngine:
-    """Returns class v for an image of gray level v, unless an exception or a hang is due."""
-
-    def __init__(self, name: str) -> None:
-        labels = tuple(f"gray {level}" for level in range(256))
-        self.model = SimpleNamespace(
-            name=name,
-            family="native",
-            licence="CC0-1.0",
-            sha256="f" * 64,
-            activation="softmax",
-            labels=labels,
-            transform=GatedTransform(8, 8),
-        )
-        self.device, self.precision, self.mode = "cpu", "float32", "eager"
-        self.input_size, self.num_classes, self.parameters = 8, 256, 1
-        self.max_batch_size, self.concurrency = 8, 1
-        self.expected_rate = 1000.0
-        self.gate = threading.Event()
-        self.failures: list[Exception] = []
-
-    def predict(self, images: Sequence[Pixels], *, idle: bool = False) -> npt.NDArray[np.float32]:
-        """Logits ``(N, 256)`` that fall by log 2 per class, starting at the class of the image."""
-        self.gate.wait()
-        if self.failures:
-            raise self.failures.pop(0)
-        levels = np.array([int(image[0, 0, 0]) for image in images])
-        distance = (np.arange(256) - levels[:, None]) % 256
-        return np.asarray(-np.log(2) * distance, np.float32)
-
-
-def obey(engine: FaultyEngine) -> None:
+def obey(engine: FakeEngine) -> None:
     """Applies each command: ``fail N``, ``oom``, ``hang``, ``stick`` (decoders) or ``release``."""
     for line in sys.stdin:
         match line.split():
@@ -87,8 +50,9 @@ def obey(engine: FaultyEngine) -> None:
 
 def run(settings: Settings, listener: socket.socket, worker: Worker | None = None) -> None:
     """Serves until a signal, in a process of its own or as a worker, which gets no commands."""
-    engine = FaultyEngine(settings.model)
-    engine.gate.set()
+    engine = FakeEngine()
+    engine.model = FakeModel(settings.model, transform=GatedTransform(8, 8))
+    engine.expected_rate = 1000.0
     GatedTransform.gate.set()
     number = None if worker is None else worker.number
     logs = configure_logging(settings.log_format, settings.log_level, sys.stderr, number)
@@ -96,16 +60,15 @@ def run(settings: Settings, listener: socket.socket, worker: Worker | None = Non
         threading.Thread(target=obey, args=(engine,), daemon=True).start()
     else:
         settings = settings.share(worker.number, available_cores())
-    app = create_app(settings, cast(InferenceEngine, engine), Telemetry(worker=number))  # has the same attributes
+    app = create_app(settings, engine, Telemetry(worker=number))
     app.state.context.telemetry.watch_dropped_logs(lambda: logs.dropped)
-    serve(
+    server = (Server if worker is None else partial(WorkerServer, worker=worker))(
         app,
-        listener,
         grace_s=settings.shutdown_grace_s,
-        max_connections=settings.max_connections,
+        max_connections=allow_connections(settings.max_connections),
         keep_alive_s=settings.keep_alive_s,
-        server_class=Server if worker is None else partial(WorkerServer, worker=worker),
     )
+    serve(server, listener)
 
 
 def work(settings: Settings, worker: Worker, channel: socket.socket) -> None:

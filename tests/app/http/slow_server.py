@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from app.http.server import bind, serve
+from app.http.server import Server, bind, serve
 from app.logs import configure_logging
 from app.main import create_app
 from app.settings import Settings
@@ -43,4 +43,5 @@ if __name__ == "__main__":
     settings = Settings(decode_threads=1, shutdown_grace_s=float(sys.argv[1]))
     with bind("127.0.0.1", 0) as listener:
         app = create_app(settings, HeldEngine())
-        sys.exit(serve(app, listener, grace_s=settings.shutdown_grace_s, max_connections=100, keep_alive_s=75))
+        server = Server(app, grace_s=settings.shutdown_grace_s, max_connections=100, keep_alive_s=75)
+        sys.exit(serve(server, listener))

@@ -94,7 +94,7 @@ def test_the_command_serves_and_ends_with_0_on_sigint(tiny_path: Path, encode: E
 def test_an_application_that_fails_to_start_ends_with_an_error(tmp_path: Path) -> None:
     app = create_app(Settings(model=str(tmp_path / "absent.safetensors")))
     with bind("127.0.0.1", 0) as listener, pytest.raises(SystemExit) as caught:
-        serve(app, listener, grace_s=1.0, max_connections=10, keep_alive_s=75)
+        serve(Server(app, grace_s=1.0, max_connections=10, keep_alive_s=75), listener)
     assert caught.value.code not in (0, None)
 
 
@@ -102,7 +102,7 @@ def test_garbage_collection_skips_what_was_loaded_before_the_start(tmp_path: Pat
     gc.unfreeze()
     app = create_app(Settings(model=str(tmp_path / "missing.pth")))
     with bind("127.0.0.1", 0) as listener, pytest.raises(SystemExit):
-        serve(app, listener, grace_s=1.0, max_connections=10, keep_alive_s=75)
+        serve(Server(app, grace_s=1.0, max_connections=10, keep_alive_s=75), listener)
     assert gc.get_freeze_count() > 10_000
     gc.unfreeze()
 

@@ -61,8 +61,7 @@ def work(count: int, grace_s: float, pipe: Path, what: str, worker: Worker, chan
     configure_logging("text", "info", sys.stderr, worker.number)
     settings = Settings(decode_threads=1, workers=count, request_timeout_s=300).share(worker.number, 1)
     app = create_app(settings, Engine(), Telemetry(worker=worker.number))
-    server = partial(WorkerServer, worker=worker)
-    serve(app, channel, grace_s=grace_s, max_connections=100, keep_alive_s=75, server_class=server)
+    serve(WorkerServer(app, worker=worker, grace_s=grace_s, max_connections=100, keep_alive_s=75), channel)
 
 
 def main() -> int:
