@@ -59,16 +59,6 @@ async def test_accepts_a_body_in_chunks_of_any_size(
         check_released(app)
 
 
-@pytest.mark.parametrize("headers", [PNG, {}, {"content-type": "application/octet-stream"}])
-async def test_rejects_an_empty_body(
-    make_app: MakeApp, connect: Connect, problem: CheckProblem, headers: dict[str, str]
-) -> None:
-    app = make_app()
-    async with connect(app):
-        problem(await call(app, Upload(b""), headers=headers), 400, "invalid-request")
-        problem(await call(app, Upload(b"", b"", b""), headers=headers), 400, "invalid-request")
-
-
 @pytest.mark.parametrize("character", [";", '"', "\\", ",", "=", "a"])
 async def test_rejects_a_very_long_content_type_without_reading_the_body(
     make_app: MakeApp, connect: Connect, problem: CheckProblem, character: str

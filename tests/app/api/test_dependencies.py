@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from app.api.keys import NoKeys
 from tests.app.api.asgi import PNG, Upload, call, context_of
 from tests.app.types import CheckProblem, Connect, Grey, MakeApp
 
@@ -67,13 +66,6 @@ async def test_accepts_the_keys_of_a_file_that_changes(connect: Connect, grey: G
         assert [await status(key) for key in ("one", "two", "three")] == [200, 200, 401]
         path.write_text("three\n", encoding="utf-8")
         assert [await status(key) for key in ("one", "two", "three")] == [401, 200, 200]
-
-
-async def test_an_empty_file_of_keys_is_an_error_before_anything_is_served(make_app: MakeApp, tmp_path: Path) -> None:
-    path = tmp_path / "keys"
-    path.write_text("# none\n", encoding="utf-8")
-    with pytest.raises(NoKeys):
-        make_app(api_keys_file=path)
 
 
 async def test_rejects_a_request_without_a_key_before_its_body_is_read(

@@ -233,13 +233,6 @@ async def test_a_full_batch_does_not_wait_for_the_delay(squares: Squares) -> Non
     assert [result.value for result in results] == [1, 4]
 
 
-async def test_sixty_four_concurrent_items_take_few_batches(squares: Squares) -> None:
-    with running(squares, max_batch_size=16) as batcher:
-        results = await asyncio.gather(*submit(batcher, *range(64)))
-    assert [result.value for result in results] == [item * item for item in range(64)]
-    assert len(squares.batches) <= 8
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32),

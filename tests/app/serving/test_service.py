@@ -10,29 +10,19 @@ import numpy.typing as npt
 import pytest
 
 from app.serving.engine import Pixels
-from app.serving.errors import InvalidParameter, Overloaded, Unavailable
+from app.serving.errors import Unavailable
 from app.serving.results import Classification
 from app.serving.service import stall_after_s
-from model.errors import DeviceLost, EngineError, ImageTooLarge, InvalidImage, UnsupportedFormat
+from model.errors import EngineError, InvalidImage
 from tests.app.fake_engine import FakeEngine
 from tests.app.serving.services import LIMITS, classify, started
 from tests.app.serving.squares import ticks
 from tests.app.types import Grey, Until
-from tests.conftest import Encode, MakePhoto
 from tests.constants import WAIT_S
 
 BLANK = np.zeros((8, 8, 3), np.uint8)
 
 pytestmark = pytest.mark.anyio
-
-
-async def test_an_image_is_classified_with_labels(engine: FakeEngine, grey: Grey) -> None:
-    async with started(engine) as service:
-        result = await classify(service, grey(7), 2)
-    assert [(item.label, item.class_id) for item in result.predictions] == [("grey 7", 7), ("grey 8", 8)]
-    assert [item.probability for item in result.predictions] == pytest.approx([0.5, 0.25])
-    assert min(result.timings.decode_s, result.timings.inference_s) > 0
-    assert result.timings.queue_s >= 0
 
 
 async def test_the_default_top_k_is_at_most_the_number_of_labels(engine: FakeEngine, grey: Grey) -> None:
@@ -52,34 +42,6 @@ async def test_each_image_of_a_batch_has_its_own_top_k(engine: FakeEngine, grey:
         assert [len((await task).predictions) for task in tasks] == [1, 1, 5, 3]
 
 
-@pytest.mark.parametrize("top_k", [0, -1, 257])
-async def test_rejects_a_top_k_out_of_range(engine: FakeEngine, grey: Grey, top_k: int) -> None:
-    async with started(engine) as service:
-        with pytest.raises(InvalidParameter):
-            await classify(service, grey(0), top_k)
-
-
-@pytest.mark.parametrize(
-    ("data", "error"), [(b"words", UnsupportedFormat), (b"\x89PNG\r\n\x1a\n", InvalidImage)], ids=["text", "header"]
-)
-async def test_a_broken_image_is_rejected_by_kind_and_frees_its_place(
-    engine: FakeEngine, grey: Grey, data: bytes, error: type[Exception]
-) -> None:
-    async with started(engine, replace(LIMITS, max_queue_size=1)) as service:
-        for _ in range(3):
-            with pytest.raises(error):
-                await classify(service, data)
-        assert await classify(service, grey(1))
-    assert engine.batches == [[1]]
-
-
-async def test_rejects_an_image_with_too_many_pixels(engine: FakeEngine, make_photo: MakePhoto, encode: Encode) -> None:
-    async with started(engine) as service:
-        with pytest.raises(ImageTooLarge):
-            await classify(service, encode(make_photo(101, 100)))
-        assert await classify(service, encode(make_photo(100, 100)))
-
-
 async def test_is_unavailable_if_there_is_not_enough_memory_to_decode(engine: FakeEngine, grey: Grey) -> None:
     def exhausted(_data: bytes) -> Pixels:
         raise MemoryError
@@ -87,18 +49,6 @@ async def test_is_unavailable_if_there_is_not_enough_memory_to_decode(engine: Fa
     async with started(engine, decode=exhausted) as service:
         with pytest.raises(Unavailable):
             await classify(service, grey(0))
-
-
-async def test_a_full_service_rejects_before_decoding(engine: FakeEngine, grey: Grey) -> None:
-    engine.gate.clear()
-    async with started(engine, replace(LIMITS, max_queue_size=3)) as service:
-        tasks = [asyncio.create_task(classify(service, grey(0))) for _ in range(3)]
-        await engine.entered()
-        await ticks()
-        with pytest.raises(Overloaded):  # and not UnsupportedFormat
-            await classify(service, b"words")
-        engine.gate.set()
-        assert len(await asyncio.gather(*tasks)) == 3
 
 
 async def test_the_engine_is_told_whether_an_image_is_the_only_one_in_service(engine: FakeEngine, grey: Grey) -> None:
@@ -170,17 +120,6 @@ async def test_ten_failed_batches_in_a_row_make_it_failed(engine: FakeEngine, gr
         await until(lambda: service.status == "failed")
 
 
-async def test_a_lost_device_makes_it_failed(engine: FakeEngine, grey: Grey) -> None:
-    engine.failures = [DeviceLost("an illegal memory access")]
-    async with started(engine) as service:
-        with pytest.raises(Unavailable):
-            await classify(service, grey(1))
-        assert service.status == "failed"
-        with pytest.raises(Unavailable):
-            await classify(service, grey(2))
-    assert engine.batches == [[1]]
-
-
 async def test_stuck_decoders_make_it_failing_and_later_failed(engine: FakeEngine, grey: Grey, until: Until) -> None:
     gate = threading.Event()
 
@@ -239,14 +178,3 @@ async def test_closing_fails_requests_that_wait_for_a_decoder(engine: FakeEngine
             for task in tasks:
                 with pytest.raises(Unavailable):
                     await task
-
-
-async def test_closing_fails_requests_that_wait_for_the_engine(engine: FakeEngine, grey: Grey) -> None:
-    engine.gate.clear()
-    async with started(engine) as service:
-        task = asyncio.create_task(classify(service, grey(0)))
-        await engine.entered()
-        service.close()
-        with pytest.raises(Unavailable):
-            await task
-        assert service.status != "ready"

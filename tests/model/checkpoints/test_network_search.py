@@ -265,7 +265,3 @@ class TestOtherFiles:
     def test_files_of_other_frameworks(self, tmp_path: Path, name: str, content: bytes, kind: str) -> None:
         (tmp_path / name).write_bytes(content)
         assert kind in self.rejected(tmp_path / name)
-
-    def test_a_pickled_network_is_named(self, tmp_path: Path) -> None:
-        torch.save({"model": timm_network()}, tmp_path / "mine.pth")
-        assert "state_dict()" in self.rejected(tmp_path / "mine.pth")

@@ -97,19 +97,6 @@ async def test_logits_and_scores_are_returned_on_request(connect: Connect, grey:
     assert described["logits"]["shape"] == [-1, 256]
 
 
-async def test_the_softmax_of_the_logits_are_the_probabilities(connect: Connect, grey: Grey) -> None:
-    outputs = [{"name": "logits", "parameters": {"binary_data": True}}, {"name": "probability"}, {"name": "class_id"}]
-    body = request([base64.b64encode(grey(5)).decode()], outputs=outputs, parameters={"top_k": 256})
-    async with connect(protocols={"open_inference"}) as client:
-        response = await client.post(INFER, json=body)
-    size = int(response.headers["inference-header-content-length"])
-    binary, probability, class_id = json.loads(response.content[:size])["outputs"]
-    logits = np.frombuffer(response.content[size:], "<f4")
-    assert binary["parameters"] == {"binary_data_size": 4 * 256}
-    expected = np.exp(logits) / np.exp(logits).sum()
-    assert probability["data"] == pytest.approx(expected[class_id["data"]], rel=1e-5)
-
-
 @pytest.mark.parametrize(
     "body",
     [

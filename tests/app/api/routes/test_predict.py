@@ -6,8 +6,7 @@ import re
 import httpx
 import pytest
 
-from model.errors import EngineError
-from tests.app.api.asgi import PNG, context_of, service_of
+from tests.app.api.asgi import PNG, service_of
 from tests.app.fake_engine import FakeEngine
 from tests.app.types import CheckProblem, Connect, Grey, MakeApp, Until
 from tests.conftest import Encode, MakePhoto
@@ -47,13 +46,6 @@ async def test_another_method_names_the_right_one(
     assert "POST /predict" in detail
     assert "/docs" in detail
     assert response.headers["allow"] == "POST"
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-async def test_classifies_every_accepted_format(connect: Connect, grey: Grey, kind: str) -> None:
-    async with connect() as client:
-        response = await client.post("/predict", files={"file": grey(128, kind)})
-    assert abs(class_id(response) - 128) <= 2  # lossy formats may round
 
 
 async def test_top_k_defaults_to_the_setting(connect: Connect, grey: Grey) -> None:
@@ -126,44 +118,11 @@ async def test_a_request_without_an_image_is_invalid(connect: Connect, problem: 
         problem(await client.post("/predict", files=two), 400, "invalid-request")
 
 
-@pytest.mark.parametrize(
-    ("content_type", "body"),
-    [
-        ("multipart/form-data", b"--x\r\n\r\n--x--"),
-        ("multipart/form-data; boundary=x", b"words"),
-        ("multipart/form-data; boundary=x", b""),
-        ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data\r\n\r\nno name\r\n--x--\r\n"),
-        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="file"; filename="a'),
-        (
-            "multipart/form-data; boundary=x; charset=undefined",
-            b'--x\r\nContent-Disposition: form-data; name="f"\r\n\r\n',
-        ),
-        ("multipart/form-data; boundary=" + 400 * "x", b"words"),
-    ],
-)
-async def test_a_malformed_multipart_body_is_invalid(
-    connect: Connect, problem: CheckProblem, content_type: str, body: bytes
-) -> None:
-    async with connect() as client:
-        response = await client.post("/predict", content=body, headers={"content-type": content_type})
-    problem(response, 400, "invalid-request")
-
-
 @pytest.mark.parametrize("content_type", ["text/plain", "multipart/mixed", "application/x-www-form-urlencoded"])
 async def test_rejects_other_content_types(connect: Connect, problem: CheckProblem, content_type: str) -> None:
     async with connect() as client:
         response = await client.post("/predict", content=b"file=photo.jpg", headers={"content-type": content_type})
     assert "image/jpeg" in problem(response, 415, "unsupported-media-type")
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-async def test_rejects_truncated_images(
-    connect: Connect, make_photo: MakePhoto, encode: Encode, problem: CheckProblem, kind: str
-) -> None:
-    data = encode(make_photo(64, 64), kind)
-    async with connect() as client:
-        response = await client.post("/predict", files={"file": data[: len(data) // 2]})
-    assert kind in problem(response, 422, "invalid-image")
 
 
 async def test_rejects_too_many_pixels(
@@ -190,28 +149,3 @@ async def test_a_number_of_thousands_of_digits_is_a_wrong_parameter(
         response = await client.post(f"/predict?top_k={sign}{digits * '9'}", content=grey(1), headers=PNG)
     detail = problem(response, 422, "invalid-parameter")
     assert len(detail) < 5000
-
-
-async def test_a_failed_batch_is_unavailable_and_the_next_works(
-    connect: Connect, engine: FakeEngine, grey: Grey, problem: CheckProblem
-) -> None:
-    engine.failures = [EngineError("out of memory")]
-    async with connect() as client:
-        response = await client.post("/predict", content=grey(1), headers=PNG)
-        problem(response, 503, "unavailable")
-        assert int(response.headers["retry-after"]) >= 1
-        assert (await client.post("/predict", content=grey(1), headers=PNG)).status_code == 200
-
-
-async def test_is_unavailable_before_the_start_and_while_draining(
-    make_app: MakeApp, connect: Connect, grey: Grey, problem: CheckProblem
-) -> None:
-    app = make_app()
-    async with connect(app) as client:
-        context, service = context_of(app), service_of(app)
-        context.service = None
-        starting = problem(await client.post("/predict", content=grey(1), headers=PNG), 503, "unavailable")
-        context.service = service
-        await service.drain(1)
-        draining = problem(await client.post("/predict", content=grey(1), headers=PNG), 503, "unavailable")
-    assert starting != draining
