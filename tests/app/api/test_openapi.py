@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+import jsonschema
 import pytest
 
 from app.api.problems import PREDICTION_ERRORS, problem_type
@@ -33,35 +34,12 @@ def described(make_app: MakeApp) -> Schema:
     return make_app().openapi()
 
 
-def resolved(schema: Schema, described: Schema) -> Schema:
-    if "$ref" in schema:
-        schema = described["components"]["schemas"][schema["$ref"].removeprefix("#/components/schemas/")]
-    return schema
-
-
-def conforms(value: object, schema: Schema, described: Schema) -> bool:
-    """Whether a JSON value conforms to one of the schemas that FastAPI writes, and has no other fields."""
-    schema = resolved(schema, described)
-    if "anyOf" in schema:
-        return any(conforms(value, option, described) for option in schema["anyOf"])
-    if "enum" in schema or "const" in schema:
-        return value in schema.get("enum", [schema.get("const")])
-    match schema["type"]:
-        case "object":
-            fields = schema["properties"]
-            return (
-                isinstance(value, dict)
-                and set(schema["required"]) <= set(value) <= set(fields)
-                and all(conforms(value[name], fields[name], described) for name in value)
-            )
-        case "array":
-            return isinstance(value, list) and all(conforms(item, schema["items"], described) for item in value)
-        case "null":
-            return value is None
-        case "number":
-            return type(value) in (int, float)
-        case kind:
-            return type(value) is {"string": str, "integer": int, "boolean": bool}[kind]
+def validate(value: object, schema: Schema, described: Schema) -> None:
+    """Raises an error if a JSON value does not conform to ``schema``, or has other fields."""
+    schemas = {
+        name: text | {"additionalProperties": False} for name, text in described["components"]["schemas"].items()
+    }
+    jsonschema.validate(value, schema | {"components": {"schemas": schemas}})
 
 
 def test_describes_every_route_and_each_of_its_responses(described: Schema) -> None:
@@ -116,7 +94,7 @@ def test_each_kind_of_error_has_an_example(described: Schema) -> None:
     for status, response in responses.items():
         for name, example in response["content"].get("application/problem+json", {}).get("examples", {}).items():
             schema = response["content"]["application/problem+json"]["schema"]
-            assert conforms(example["value"], schema, described)
+            validate(example["value"], schema, described)
             assert (example["value"]["type"], str(example["value"]["status"])) == (name, status)
             assert example["value"]["title"] in response["description"]
             examples[name] = status
@@ -152,17 +130,7 @@ async def test_real_responses_are_as_described(
         content = operation["responses"][str(response.status_code)].get("content", {})
         kind = response.headers["content-type"].partition(";")[0]
         if kind != "text/plain":
-            assert conforms(response.json(), content[kind]["schema"], described), response.json()
-
-
-def test_a_value_of_another_form_does_not_conform(described: Schema) -> None:
-    responses = described["paths"]["/model"]["get"]["responses"]
-    problem = responses["401"]["content"]["application/problem+json"]["schema"]
-    right: Schema = {"type": "a", "title": "b", "status": 400, "detail": "c"}
-    assert conforms(right, problem, described)
-    wrong_values: list[object] = [right | {"status": "400"}, right | {"more": 1}, {"type": "a"}, []]
-    for wrong in wrong_values:
-        assert not conforms(wrong, problem, described)
+            validate(response.json(), content[kind]["schema"], described)
 
 
 async def test_the_number_of_labels_is_the_maximum_once_the_model_is_loaded(

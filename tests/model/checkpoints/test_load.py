@@ -1,9 +1,6 @@
-import functools
 import json
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,20 +49,6 @@ def load(path: Path) -> Load:
 def register(monkeypatch: pytest.MonkeyPatch) -> Register:
     """``register(entry)`` makes an entry the only registered one."""
     return lambda entry: monkeypatch.setattr(load_module, "registered_weights", lambda: {entry.name: entry})
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder and the URL at which its files are served."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield folder, f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join(10)
 
 
 def save_native(path: Path, tensors: Tensors, licence: str = "MIT", labels: tuple[str, ...] = ("a", "b", "c")) -> None:
@@ -203,17 +186,15 @@ class TestNames:
         with pytest.raises(DownloadError, match=f"expected {sha256}"):
             load_model("w", cache_dir=path.parent)
 
-    def test_fetches_a_registered_file_on_first_use(
-        self, tmp_path: Path, site: tuple[Path, str], register: Register, tensors: Tensors
-    ) -> None:
-        folder, url = site
-        save_file(tensors, folder / "w.safetensors")
-        register(WeightsEntry("w", "w.safetensors", "a test", f"{url}w.safetensors", None, CONFIG, Transform(70, 64)))
-        first = load_model("w", cache_dir=tmp_path / "cache")
-        (folder / "w.safetensors").unlink()
-        again = load_model("w", cache_dir=tmp_path / "cache")
-        assert first.path == again.path == tmp_path / "cache" / "w.safetensors"
-        assert first.sha256 == again.sha256 == (tmp_path / "cache" / "w.safetensors.sha256").read_text().split()[0]
+    def test_fetches_a_registered_file_on_first_use(self, path: Path, register: Register, tensors: Tensors) -> None:
+        save_file(tensors, path)
+        register(WeightsEntry("w", "w.safetensors", "a test", path.as_uri(), None, CONFIG, Transform(70, 64)))
+        cache = path.parent / "cache"
+        first = load_model("w", cache_dir=cache)
+        path.unlink()
+        again = load_model("w", cache_dir=cache)
+        assert first.path == again.path == cache / "w.safetensors"
+        assert first.sha256 == again.sha256 == (cache / "w.safetensors.sha256").read_text().split()[0]
         torch.testing.assert_close(dict(again.network.state_dict()), dict(tensors))
 
     def test_warns_of_a_non_commercial_licence(
