@@ -40,15 +40,12 @@ _CORS_HEADERS = (
 )
 
 
-def create_app(
-    settings: Settings | None = None, engine: Engine | None = None, telemetry: Telemetry | None = None
-) -> FastAPI:
+def create_app(settings: Settings, engine: Engine | None = None, telemetry: Telemetry | None = None) -> FastAPI:
     """The application. Without an ``engine``, start-up builds the one that ``settings`` describe.
 
     Raises ``OSError`` if the file of API keys is missing or empty, and ``EngineError`` if tracing is not installed.
     Start-up raises ``model.errors.ModelError`` if the model or the device is not available.
     """
-    settings = settings or Settings()
     if settings.tracing and find_spec("opentelemetry.sdk") is None:
         raise EngineError("tracing needs OpenTelemetry's SDK: pip install 'convnext-serve[otel]'")
     context = _build_context(settings, telemetry or Telemetry(tracing=settings.tracing))

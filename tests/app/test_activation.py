@@ -34,17 +34,6 @@ async def test_explain(connect: Connect, grey: Grey) -> None:
     assert response.json()["probability"] == pytest.approx(SIGMOID[1])
 
 
-@pytest.mark.parametrize(("function", "expected"), [(None, SIGMOID), ("softmax", [0.5, 0.25])])
-async def test_a_function_in_a_hugging_face_request_takes_precedence(
-    connect: Connect, grey: Grey, function: str | None, expected: list[float]
-) -> None:
-    parameters = {"top_k": 2} | ({"function_to_apply": function} if function else {})
-    body = {"inputs": base64.b64encode(grey(4)).decode(), "parameters": parameters}
-    async with connect(protocols=FORMATS) as client:
-        response = await client.post("/", json=body)
-    assert [item["score"] for item in response.json()] == pytest.approx(expected)
-
-
 async def test_the_other_request_formats(connect: Connect, grey: Grey) -> None:
     text = base64.b64encode(grey(4)).decode()
     instances = {"instances": [{"b64": text}], "parameters": {"top_k": 2}}

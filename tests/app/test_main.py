@@ -8,7 +8,6 @@ import pytest
 
 from app.main import build_engine, create_app
 from app.settings import Settings
-from model import LoadedModel
 from model.errors import CheckpointError, EngineError, ModelError
 from tests.app.api.asgi import PNG, context_of
 from tests.app.types import Connect
@@ -46,23 +45,6 @@ async def test_the_lifespan_loads_the_model_serves_it_and_stops_its_threads(
     assert context.service.status != "ready"
 
 
-async def test_predictions_equal_those_of_the_network(
-    connect: Connect, settings: Settings, tiny_model: LoadedModel, make_photo: MakePhoto, encode: Encode
-) -> None:
-    photos = [make_photo(90, 70, seed) for seed in range(4)]
-    async with connect(create_app(settings)) as client:
-        results = [
-            (await client.post("/predict?top_k=5", content=encode(photo), headers=PNG)).json()["predictions"]
-            for photo in photos
-        ]
-    for photo, predictions in zip(photos, results, strict=True):
-        probabilities = tiny_model.network(tiny_model.transform(photo)[None]).softmax(1)[0]
-        assert [item["class_id"] for item in predictions] == probabilities.argsort(descending=True).tolist()
-        for item in predictions:
-            assert item["probability"] == pytest.approx(probabilities[item["class_id"]].item(), abs=1e-5)
-            assert item["label"] == tiny_model.labels[item["class_id"]]
-
-
 def test_logs_the_model_and_how_it_is_run_once(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     engine = build_engine(settings)
@@ -82,16 +64,3 @@ async def test_startup_fails_if_the_model_or_device_is_not_available(
     with pytest.raises(error):
         async with app.router.lifespan_context(app):
             pytest.fail("the application started")
-
-
-def test_labels_replace_those_of_the_checkpoint(settings: Settings, tmp_path: Path) -> None:
-    path = tmp_path / "names.txt"
-    path.write_text("\n".join(("one", "two", "three", "four", "five")))
-    engine = build_engine(settings.model_copy(update={"labels": path}))
-    assert engine.model.labels == ("one", "two", "three", "four", "five")
-
-
-def test_settings_come_from_the_environment_unless_passed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CONVNEXT_REQUEST_TIMEOUT_S", "7")
-    assert create_app().state.context.request_timeout_s == 7
-    assert create_app(Settings(request_timeout_s=3)).state.context.request_timeout_s == 3

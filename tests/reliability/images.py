@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from tests.model.images.files import chunk, directory
+
 LOSSLESS: dict[str, dict[str, bool]] = {"PNG": {}, "BMP": {}, "GIF": {}, "TIFF": {}, "WEBP": {"lossless": True}}
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _MB = 1_000_000
@@ -66,7 +68,9 @@ def _sources_with_metadata(image: Image.Image) -> dict[str, bytes]:
     sizes = [(256, 3, 1, image.width), (257, 3, 1, image.height), (258, 3, 1, 16), (262, 3, 1, 2), (277, 3, 1, 3)]
     offsets = [(273, 4, 3, 400), (278, 3, 1, image.height), (279, 4, 3, 412), (284, 3, 1, 2), (274, 3, 1, 6)]
     rows = struct.pack("<6L", *(424 + planes[0].nbytes * plane for plane in range(3)), *[planes[0].nbytes] * 3)
-    files["TIFF of separate 16-bit planes"] = _tiff(sizes + offsets, b"").ljust(400, b"\0") + rows + planes.tobytes()
+    files["TIFF of separate 16-bit planes"] = (
+        directory(sizes + offsets, b"").ljust(400, b"\0") + rows + planes.tobytes()
+    )
     return files
 
 
@@ -102,9 +106,9 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     yield "GIF of 65535 x 65535 pixels", b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\2\0;"
     tile = [(256, 4, 1, 1), (257, 4, 1, 1), (258, 3, 1, 8), (259, 3, 1, 5), (262, 3, 1, 1), (277, 3, 1, 1)]
     tile += [(322, 4, 1, 32768), (323, 4, 1, 16384), (324, 4, 1, 8), (325, 4, 1, 100)]
-    yield "TIFF with a tile of 537 million pixels", _tiff(tile, bytes(200))
+    yield "TIFF with a tile of 537 million pixels", directory(tile, bytes(200))
     repeated = [(256, 4, 1, 1), (257, 4, 1, 1), *((tag, 7, _MB, 8) for tag in range(1000, 5000))]
-    yield "TIFF whose entries repeat a block", _tiff(repeated, bytes(_MB))
+    yield "TIFF whose entries repeat a block", directory(repeated, bytes(_MB))
     yield from _metadata_bombs()
     for name in ("JPEG", "PNG", "WEBP", "BMP"):
         yield f"{name} at the pixel limit", encode(Image.new("RGB", (3160, 3160), "gray"), name)
@@ -129,17 +133,17 @@ def _metadata_bombs() -> Iterator[tuple[str, bytes]]:
     yield "WEBP with a million chunks", webp[:12] + extended + b"abcd\0\0\0\0" * _MB + webp[12:]
     entries = struct.pack("<HHQQ", 65_000, 7, _MB, 8) * (_MB // 2)
     yield "BigTIFF with 500,000 entries", b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, _MB // 2) + entries + bytes(8)
-    block = _tiff([(tag, 7, _MB, 8) for tag in range(4000)], bytes(_MB))
-    placeholder = _tiff([], bytes(len(block)))
+    block = directory([(tag, 7, _MB, 8) for tag in range(4000)], bytes(_MB))
+    placeholder = directory([], bytes(len(block)))
     image = Image.new("RGB", (8, 8))
     yield (
         "AVIF whose EXIF entries repeat a block",
         encode(image, "AVIF", exif=placeholder).replace(placeholder, block.ljust(len(placeholder), b"\0")),
     )
     png = encode(image, "PNG")
-    profile = _chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(100 * _MB), 9))
+    profile = chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(100 * _MB), 9))
     yield "PNG whose EXIF profile inflates to 100 MB", png[:33] + profile + png[33:]
-    words = _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"tiff:Orientation=" * _MB)
+    words = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"tiff:Orientation=" * _MB)
     yield "PNG with 17 MB of XMP", png[:33] + words + png[33:]
     jpeg = encode(photo(3160, 3160), "JPEG", restart_marker_blocks=1)
     yield "JPEG of zeros without end marker", jpeg[: len(jpeg) // 2] + bytes(5 * _MB)
@@ -154,7 +158,7 @@ def _jpeg_bombs() -> Iterator[tuple[str, bytes]]:
     yield "JPEG with 5000 scans", data[:second] + data[first:second] * 5000 + data[second:]
     small = encode(Image.new("RGB", (8, 8)), "JPEG")
     yield "JPEG with millions of comments", small[:2] + b"\xff\xfe\0\2" * (10 * _MB // 4) + small[2:]
-    block = _tiff([(tag, 7, 60_000, 8) for tag in range(4000)], bytes(10_000))
+    block = directory([(tag, 7, 60_000, 8) for tag in range(4000)], bytes(10_000))
     segments = b""
     for start in range(0, len(block), 60_000):
         content = b"Exif\0\0" + block[start : start + 60_000]
@@ -165,22 +169,13 @@ def _jpeg_bombs() -> Iterator[tuple[str, bytes]]:
 def _png_bombs() -> Iterator[tuple[str, bytes]]:
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
     signature = b"\x89PNG\r\n\x1a\n"
-    yield "PNG of 100000 x 100000 pixels", signature + _chunk(b"IHDR", header) + _chunk(b"IDAT") + _chunk(b"IEND")
+    yield "PNG of 100000 x 100000 pixels", signature + chunk(b"IHDR", header) + chunk(b"IDAT") + chunk(b"IEND")
     small = encode(Image.new("RGB", (8, 8)), "PNG")
     text = zlib.compress(bytes(_MB), 9)
     for kind, prefix in ((b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0"), (b"iCCP", b"a\0\0")):
-        chunk = _chunk(kind, prefix + text)
+        compressed = chunk(kind, prefix + text)
         name = f"PNG with thousands of {kind.decode()} chunks"
-        yield name, small[:33] + chunk * (5 * _MB // len(chunk)) + small[33:]
-    yield "PNG with millions of chunks", small[:33] + _chunk(b"tEXt", b"a\0") * (10 * _MB // 14) + small[33:]
-    endless = _chunk(b"IDAT", zlib.compress(bytes(100 * _MB), 9))
-    yield "PNG with 100 MB of surplus pixels", small[:33] + endless + _chunk(b"IEND")
-
-
-def _chunk(kind: bytes, content: bytes = b"") -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def _tiff(entries: list[tuple[int, int, int, int]], extra: bytes) -> bytes:
-    directory = b"".join(struct.pack("<HHLL", *entry) for entry in sorted(entries))
-    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + bytes(4) + extra
+        yield name, small[:33] + compressed * (5 * _MB // len(compressed)) + small[33:]
+    yield "PNG with millions of chunks", small[:33] + chunk(b"tEXt", b"a\0") * (10 * _MB // 14) + small[33:]
+    endless = chunk(b"IDAT", zlib.compress(bytes(100 * _MB), 9))
+    yield "PNG with 100 MB of surplus pixels", small[:33] + endless + chunk(b"IEND")

@@ -209,21 +209,6 @@ async def test_an_error_after_the_response_has_begun_reaches_the_server(make_app
         await call(app, Upload(b""), "/broken/", method="GET")
 
 
-async def test_the_lifespan_is_passed_on(make_app: MakeApp) -> None:
-    app = make_app()
-    sent: list[str] = []
-    messages: list[Message] = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
-
-    async def receive() -> Message:
-        return messages.pop(0)
-
-    async def send(message: Message) -> None:
-        sent.append(message["type"])
-
-    await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
-    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-
-
 async def test_a_request_that_the_server_cancels_gets_a_503_and_releases_everything(
     make_app: MakeApp, connect: Connect
 ) -> None:

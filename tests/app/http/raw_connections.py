@@ -33,6 +33,23 @@ async def respond(send: Any, body: bytes) -> None:  # Any: ASGI
     await send({"type": "http.response.body", "body": body})
 
 
+async def respond_early(_scope: Any, _receive: Any, send: Any) -> None:  # Any: ASGI
+    """Responds before the body has been received."""
+    await respond(send, b"early")
+
+
+class Held:
+    """An application whose responses wait for ``gate``."""
+
+    def __init__(self) -> None:
+        self.started, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI
+        self.started.set()
+        await self.gate.wait()
+        await echo_length(scope, receive, send)
+
+
 @asynccontextmanager
 async def serving(
     app: ASGI = echo_length,

@@ -11,11 +11,13 @@ import pytest
 from app.http.connections import MAX_HEADER_BYTES, MAX_TARGET_BYTES
 from tests.app.http.raw_connections import (
     REQUEST,
+    Held,
     RecordedTransport,
     build_protocol,
     read_response,
     read_until_closed,
     respond,
+    respond_early,
     serving,
 )
 
@@ -42,9 +44,6 @@ async def test_the_second_request_of_a_connection_has_a_deadline_too() -> None:
 
 
 async def test_the_rest_of_a_body_has_a_deadline_after_the_response() -> None:
-    async def respond_early(_scope: Any, _receive: Any, send: Any) -> None:  # Any: ASGI
-        await respond(send, b"early")
-
     async with serving(respond_early, timeout_s=0.1) as connect:
         reader, writer = await connect()
         writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n123")
@@ -53,21 +52,15 @@ async def test_the_rest_of_a_body_has_a_deadline_after_the_response() -> None:
 
 
 async def test_the_deadline_of_connections_does_not_apply_to_a_request_in_progress() -> None:
-    started, gate = asyncio.Event(), asyncio.Event()
-
-    async def held(_scope: Any, _receive: Any, send: Any) -> None:  # Any: ASGI
-        started.set()
-        await gate.wait()
-        await respond(send, b"held")
-
-    async with serving(held, timeout_s=0.05) as connect:
+    app = Held()
+    async with serving(app, timeout_s=0.05) as connect:
         reader, writer = await connect()
         writer.write(REQUEST)
-        await started.wait()
+        await app.started.wait()
         idle_reader, _ = await connect()
         assert (await read_response(idle_reader))[0] == 408  # the deadline of both connections has passed
-        gate.set()
-        assert await read_response(reader) == (200, b"held")
+        app.gate.set()
+        assert await read_response(reader) == (200, b"0")
 
 
 @pytest.mark.parametrize("start", [b"GET /", b"GET / HTTP/1.1\r\nHost: a\r\nX: ", b"GET / HTTP/1.1\r\nHost: a\r\n"])
@@ -198,9 +191,6 @@ async def test_an_idle_connection_is_closed_after_the_keep_alive_timeout() -> No
 
 
 async def test_a_response_before_the_end_of_the_body_does_not_shorten_the_keep_alive_timeout() -> None:
-    async def respond_early(_scope: Any, _receive: Any, send: Any) -> None:  # Any: ASGI
-        await respond(send, b"early")
-
     async with serving(respond_early, timeout_s=0.1, keep_alive_s=60) as connect:
         reader, writer = await connect()
         writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n1")
@@ -213,21 +203,15 @@ async def test_a_response_before_the_end_of_the_body_does_not_shorten_the_keep_a
 
 
 async def test_a_probe_in_progress_is_not_closed_for_newer_connections() -> None:
-    started, gate = asyncio.Event(), asyncio.Event()
-
-    async def held(_scope: Any, _receive: Any, send: Any) -> None:  # Any: ASGI
-        started.set()
-        await gate.wait()
-        await respond(send, b"late")
-
-    async with serving(held, max_connections=0) as connect:
+    app = Held()
+    async with serving(app, max_connections=0) as connect:
         reader, writer = await connect()
         writer.write(REQUEST)
-        await started.wait()
+        await app.started.wait()
         silent = [await connect() for _ in range(17)]
         assert (await read_response(silent[0][0]))[0] == 503
-        gate.set()
-        assert await read_response(reader) == (200, b"late")
+        app.gate.set()
+        assert await read_response(reader) == (200, b"0")
 
 
 async def test_nothing_is_kept_of_a_connection_that_was_reset() -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.app.http.raw_connections import (
     ASGI,
     REQUEST,
-    echo_length,
+    Held,
     read_response,
     read_until_closed,
     respond,
@@ -24,19 +24,6 @@ MAX_BUFFERED = 16 << 20  # bytes, most of them in the buffers of the system
 
 
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
-
-
-class Held:
-    """An application whose responses wait for ``gate``."""
-
-    def __init__(self) -> None:
-        self.started, self.gate, self.ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI
-        self.started.set()
-        await self.gate.wait()
-        await echo_length(scope, receive, send)
-        self.ended.set()
 
 
 async def test_pipelined_requests_get_their_responses_in_order() -> None:

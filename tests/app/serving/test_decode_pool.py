@@ -171,14 +171,3 @@ async def test_the_upload_of_a_cancelled_request_is_freed(until: Until) -> None:
         assert [reference() for reference in references] == [None] * 4
         decoder.gate.set()
         await running
-
-
-async def test_close_stops_the_threads() -> None:
-    before = set(threading.enumerate())
-    with pool_of(Decoder()) as pool:
-        await pool.run(b"")
-    deadline = time.monotonic() + WAIT_S
-    for thread in set(threading.enumerate()) - before:
-        if thread.name.startswith("decode"):
-            await asyncio.to_thread(thread.join, deadline - time.monotonic())
-            assert not thread.is_alive()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from model.checkpoints.download import default_cache_dir, digest_file, fetch, sha256_of
+from model.checkpoints.download import default_cache_dir, digest_file, fetch
 from model.errors import DownloadError
 from tests.constants import WAIT_S
 
@@ -181,8 +181,3 @@ def test_the_environment_sets_the_cache_folder(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache_dir() == tmp_path / ".cache" / "convnext-serve"
-
-
-def test_sha256_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "abc").write_bytes(b"abc")
-    assert sha256_of(tmp_path / "abc").startswith("ba7816bf")

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.models.convnext import ConvNeXt as TimmConvNeXt
 from torch import nn
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.convnext import ConvNeXt as TorchvisionConvNeXt
@@ -15,12 +14,12 @@ from transformers import ConvNextConfig, ConvNextForImageClassification
 
 from model import load_model
 from model.errors import CheckpointError
+from tests.model.checkpoints import test_network_search
 from tests.model.conftest import largest_difference, randomize
 
 
 def timm_network(**options: Any) -> nn.Module:  # Any: arguments of different types
-    sizes: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 24), "num_classes": 5}  # Any: as above
-    return randomize(TimmConvNeXt(**sizes | options))
+    return randomize(test_network_search.timm_network(**options))
 
 
 @pytest.mark.parametrize("patch_size", [8, 16])

@@ -162,12 +162,6 @@ def test_photos_are_rotated_by_their_exif_orientation(
     assert np.array_equal(preprocess(data, SMALL), reference(upright, SMALL))
 
 
-@pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_ignores_an_orientation_that_does_not_exist(make_photo: MakePhoto, encode: Encode, orientation: int) -> None:
-    data = encode(make_photo(90, 70), exif=oriented(orientation))
-    assert np.array_equal(preprocess(data, SMALL), reference(make_photo(90, 70), SMALL))
-
-
 def test_reads_the_orientation_from_an_exif_block_that_pillow_cannot_write(
     make_photo: MakePhoto, encode: Encode
 ) -> None:

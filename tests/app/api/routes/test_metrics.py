@@ -72,16 +72,3 @@ async def test_measures_batches_and_the_queue(
     assert found["convnext_batch_size_bucket", "4.0"] == 2
     assert found["convnext_batch_size_sum",] == 4
     assert found["convnext_queue_wait_seconds_sum",] > 0
-
-
-async def test_measures_the_process(connect: Connect) -> None:
-    async with connect() as client:
-        found = await samples(client)
-    assert found["process_cpu_seconds_total",] > 0
-
-
-async def test_each_application_has_its_own_counters(connect: Connect) -> None:
-    async with connect() as client, connect() as other:
-        await client.get("/health")
-        assert ("convnext_requests_total", "/health", "200") in await samples(client)
-        assert ("convnext_requests_total", "/health", "200") not in await samples(other)

@@ -86,9 +86,3 @@ async def test_pages_may_be_embedded_where_the_setting_says_so(
             response = await client.get(path)
             assert ancestors(response) == expected
             assert "x-frame-options" not in response.headers  # knows no list of origins
-
-
-async def test_no_page_may_be_embedded_by_default(connect: Connect) -> None:
-    async with connect() as client:
-        for path in PAGES:
-            assert ancestors(await client.get(path)) == ["'none'"]
