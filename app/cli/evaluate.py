@@ -11,7 +11,7 @@ import numpy.typing as npt
 from rich.progress import track
 
 from app.cli.output import print_error, reason
-from app.cli.predict import SUFFIXES, decode_batches
+from app.cli.predict import SUFFIXES, Logits, classify_files
 from app.logs import configure_logging
 from app.main import build_engine
 from app.settings import Settings
@@ -40,14 +40,15 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     known = {file: classes[name] for file, name in photos if name in classes}
     if not known:
         raise CheckpointError(f"{options.folder} has no photos whose class the model has")
-    files, probabilities, failed = _classify(engine, settings, list(known))
-    if not files:
+    logits = _classify(engine, settings, list(known))
+    if not logits:
         raise CheckpointError(f"{options.folder} has no photo that can be classified")
-    truth = np.array([known[file] for file in files])  # (N,) int64
+    probabilities = scores(np.stack(list(logits.values())), engine.model.activation)  # (N, num_classes)
+    truth = np.array([known[file] for file in logits])  # (N,) int64
     _print_report(engine, probabilities, truth)
     if options.output is not None:
-        _write_photos(options.output, engine.model.labels, files, probabilities, truth)
-    return 1 if failed else 0
+        _write_photos(options.output, engine.model.labels, list(logits), probabilities, truth)
+    return 1 if len(logits) < len(known) else 0
 
 
 def match_labels(names: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
@@ -85,23 +86,16 @@ def _read_photos(path: Path) -> list[Photo]:
     return [(str(path.parent / file), label) for file, label in body]
 
 
-def _classify(
-    engine: InferenceEngine, settings: Settings, files: Sequence[str]
-) -> tuple[list[str], npt.NDArray[np.float32], bool]:
-    """The files that could be classified, their probabilities ``(N, num_classes)``, and whether others could not."""
-    done, rows, failed = [], [], False
-    batches = decode_batches(iter(files), engine, settings)
-    shown = track(batches, "evaluating", disable=not sys.stderr.isatty())
-    for batch in shown:
-        images = [(file, pixels) for file, pixels in batch if not isinstance(pixels, Exception)]
-        for file, error in batch:
-            if isinstance(error, Exception):
-                print_error(f"{file}: {reason(error)}")
-                failed = True
-        if images:
-            done += [file for file, _ in images]
-            rows.append(scores(engine.predict([pixels for _, pixels in images]), engine.model.activation))
-    return done, np.concatenate(rows) if rows else np.empty((0, engine.num_classes), np.float32), failed
+def _classify(engine: InferenceEngine, settings: Settings, files: Sequence[str]) -> dict[str, Logits]:
+    """The logits of the files that can be classified."""
+    results = classify_files(iter(files), engine, settings)
+    found: dict[str, Logits] = {}
+    for file, result in track(results, "evaluating", len(files), disable=not sys.stderr.isatty()):
+        if isinstance(result, Exception):
+            print_error(f"{file}: {reason(result)}")
+        else:
+            found[file] = result
+    return found
 
 
 def _print_report(

@@ -5,25 +5,27 @@ import contextlib
 import queue
 import sys
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+import numpy.typing as npt
 
 from app.cli.output import COLUMNS, Format, as_csv, as_json_line, as_text, csv_rows, print_error, reason, resume
 from app.logs import configure_logging
 from app.main import build_engine
 from app.settings import Settings
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedFormat
-from model.head import Prediction, scores, top_predictions
+from model.head import scores, top_predictions
 from model.images.transform import Pixels, preprocess
 from model.inference.cpu import available_cores
 from model.inference.engine import InferenceEngine
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 
+Logits = npt.NDArray[np.float32]
 Decoded = tuple[str, Pixels | Exception]
 Decoding = tuple[str, Future[Pixels | Exception]]
 
@@ -40,14 +42,14 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         return 2
     failed = False
     with _output(options) as (stream, format_result):
-        for batch in decode_batches(_expand(options.files, done), engine, settings):
-            for file, result in _classify(engine, batch, top_k):
-                if isinstance(result, Exception):
-                    print_error(f"{file}: {reason(result)}")
-                    failed = True
-                else:
-                    stream.write(format_result(file, engine.model.name, result))
-                    stream.flush()
+        for file, result in classify_files(_expand(options.files, done), engine, settings):
+            if isinstance(result, Exception):
+                print_error(f"{file}: {reason(result)}")
+                failed = True
+                continue
+            predictions = top_predictions(scores(result, engine.model.activation), engine.model.labels, top_k)
+            stream.write(format_result(file, engine.model.name, predictions))
+            stream.flush()
     return 1 if failed else 0
 
 
@@ -77,7 +79,23 @@ def _expand(names: Iterable[str], done: Collection[str]) -> Iterator[str]:
             yield name
 
 
-def decode_batches(files: Iterator[str], engine: InferenceEngine, settings: Settings) -> Iterator[list[Decoded]]:
+def classify_files(
+    files: Iterator[str], engine: InferenceEngine, settings: Settings
+) -> Iterator[tuple[str, Logits | Exception]]:
+    """The logits ``(num_classes,)`` of each file, in order, or why there are none."""
+    for batch in _decode_batches(files, engine, settings):
+        images = [pixels for _, pixels in batch if not isinstance(pixels, Exception)]
+        rows: Iterator[Logits] = iter(engine.predict(images) if images else ())
+        for file, pixels in batch:
+            if isinstance(pixels, Exception):
+                yield file, pixels
+            elif np.isfinite(logits := next(rows)).all():
+                yield file, logits
+            else:
+                yield file, InvalidImage("The network returned a result that is not finite for this image.")
+
+
+def _decode_batches(files: Iterator[str], engine: InferenceEngine, settings: Settings) -> Iterator[list[Decoded]]:
     """Decoded images in order, in batches of what is there; later ones are decoded in the meantime."""
     decoding: queue.Queue[Decoding | BaseException | None] = queue.Queue(4 * engine.max_batch_size)
 
@@ -121,20 +139,3 @@ def _next_batch(decoding: "queue.Queue[Decoding | BaseException | None]", size: 
             case item:
                 batch.append(item)
     return batch
-
-
-def _classify(
-    engine: InferenceEngine, batch: Sequence[Decoded], top_k: int
-) -> Iterator[tuple[str, list[Prediction] | Exception]]:
-    """The predictions of each file, or why there are none."""
-    images = [pixels for _, pixels in batch if not isinstance(pixels, Exception)]
-    rows = iter(list(engine.predict(images)) if images else [])
-    for file, pixels in batch:
-        if isinstance(pixels, Exception):
-            yield file, pixels
-            continue
-        logits = next(rows)
-        if np.isfinite(logits).all():
-            yield file, top_predictions(scores(logits, engine.model.activation), engine.model.labels, top_k)
-        else:
-            yield file, InvalidImage("The network returned a result that is not finite for this image.")

@@ -24,7 +24,6 @@ class BatchResult(Generic[Result]):
     value: Result
     queue_s: float
     run_s: float
-    batch_size: int
 
 
 @dataclass(eq=False, slots=True)
@@ -180,7 +179,7 @@ class DynamicBatcher(Generic[Item, Result]):
         for entry, result in zip(batch.entries, results, strict=True):
             if not entry.future.done():
                 queue_s = batch.started_at - entry.queued_at
-                entry.future.set_result(BatchResult(result, queue_s, run_s, len(results)))
+                entry.future.set_result(BatchResult(result, queue_s, run_s))
         self.consecutive_failures = 0
         self._on_batch(len(results), run_s)
 
