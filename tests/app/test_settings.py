@@ -6,14 +6,6 @@ import pydantic
 import pytest
 
 from app.settings import Settings
-from model import DEFAULT_MODEL
-
-
-def test_defaults_need_no_environment() -> None:
-    settings = Settings()
-    assert (settings.model, settings.device, settings.precision) == (DEFAULT_MODEL, "auto", "auto")
-    assert (settings.top_k, settings.max_queue_delay_ms, settings.port) == (5, 0.0, 8000)
-    assert settings.api_keys == frozenset()
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
@@ -43,11 +35,6 @@ def test_rejects_an_unknown_variable_by_name(monkeypatch: pytest.MonkeyPatch, na
     with pytest.raises(pydantic.ValidationError) as caught:
         Settings()
     assert [(error["loc"], error["type"]) for error in caught.value.errors()] == [((name.upper(),), "extra_forbidden")]
-
-
-def test_ignores_variables_without_the_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MY_CONVNEXT_TOPK", "3")
-    assert Settings()
 
 
 @pytest.mark.parametrize(

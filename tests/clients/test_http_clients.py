@@ -244,11 +244,6 @@ def test_requests_parts_without_a_file_name(url: str, photo_path: Path, expected
         assert session.post(url, data={"file": photo}, files={"x": b""}, timeout=_TIMEOUT_S).status_code == 400
 
 
-def test_httpx_part_without_a_file_name(url: str, photo_path: Path, expected: Result) -> None:
-    part = (None, photo_path.read_bytes(), "image/jpeg")
-    assert httpx.post(url, files={"file": part}, timeout=_TIMEOUT_S, trust_env=False).json() == expected
-
-
 def test_aiohttp_parts_without_a_file_name(url: str, photo_path: Path, expected: Result) -> None:
     photo = photo_path.read_bytes()
 

@@ -75,11 +75,6 @@ def test_both_datatypes_are_accepted(
     assert result.as_numpy("class_id").shape[0] == 1
 
 
-def test_an_error_reaches_the_client(client: InferenceServerClient, name: str) -> None:
-    with pytest.raises(InferenceServerException, match="image"):
-        client.infer(name, [bytes_input(b"no image")])
-
-
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
 @pytest.mark.parametrize("binary", [True, False])
 def test_requests_may_be_compressed(

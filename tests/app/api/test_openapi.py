@@ -1,7 +1,5 @@
 """/openapi.json against the service: every route, field, parameter and error is described as it is."""
 
-import json
-import re
 from typing import Any
 
 import jsonschema
@@ -50,11 +48,6 @@ def test_describes_every_route_and_each_of_its_responses(described: Schema) -> N
     }
     assert found == ROUTES
     assert "HTTPValidationError" not in described["components"]["schemas"]
-
-
-def test_every_reference_can_be_resolved(described: Schema) -> None:
-    for name in re.findall(r'"#/components/schemas/(.+?)"', json.dumps(described)):
-        assert name in described["components"]["schemas"]
 
 
 def test_routes_fields_and_parameters_have_descriptions(described: Schema) -> None:
@@ -142,20 +135,6 @@ async def test_the_number_of_labels_is_the_maximum_once_the_model_is_loaded(
             [parameter] = [item for item in paths[path]["post"]["parameters"] if item["name"] == name]
             [option] = [option for option in parameter["schema"]["anyOf"] if option["type"] == "integer"]
             assert option["maximum"] == allowed
-
-
-def test_top_k_is_described_as_limited_by_the_number_of_labels(described: Schema) -> None:
-    parameters = described["paths"]["/predict"]["post"]["parameters"]
-    [parameter] = [parameter for parameter in parameters if parameter["name"] == "top_k"]
-    [integer] = [option for option in parameter["schema"]["anyOf"] if option["type"] == "integer"]
-    assert integer["minimum"] == 1
-    assert "number of labels" in parameter["schema"].get("description", parameter.get("description"))
-
-
-async def test_hidden_routes_are_not_described(connect: Connect) -> None:
-    async with connect() as client:
-        paths = (await client.get("/openapi.json")).json()["paths"]
-    assert paths.keys().isdisjoint({"/predict/", "/", "/docs", "/docs/{name}", "/openapi.json"})
 
 
 def test_operations_have_unique_names_after_their_paths(described: Schema) -> None:

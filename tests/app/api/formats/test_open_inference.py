@@ -162,13 +162,6 @@ async def test_a_tensor_of_empty_elements_does_not_stall_the_event_loop(connect:
     assert min(spent) < 0.2  # splitting a million elements takes several times as long
 
 
-async def test_text_that_is_not_valid_unicode_is_an_error(connect: Connect, grey: Grey) -> None:
-    body = request([base64.b64encode(grey(5)).decode()], id="\ud800")
-    async with connect(protocols={"open_inference"}) as client:
-        response = await client.post(INFER, content=json.dumps(body))
-    assert (response.status_code, list(response.json())) == (400, ["error"])
-
-
 async def test_the_protocols_are_off_by_default(connect: Connect) -> None:
     async with connect() as client:
         for path in ("/v2", "/v1/models", "/ping", "/vertex/health"):
