@@ -6,13 +6,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
+from model.checkpoints.image_processor import (
+    RESAMPLING,
+    Json,
+    fractions,
+    processor_transform,
+    unsupported,
+    without_nulls,
+)
 from model.checkpoints.model_card import ModelCard
 from model.errors import CheckpointError
 from model.head import Activation
 from model.images.transform import IMAGENET_MEAN, IMAGENET_STD, Transform
-from model.labels import parse_id_to_label, parse_labels
+from model.labels import parse_id_to_label, parse_labels, parse_named_labels
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
@@ -21,12 +28,6 @@ _DESCRIPTIONS = ("config.json", "preprocessor_config.json", "processor_config.js
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
 _OTHER_FILES = ("optimizer", "scheduler", "scaler", "training_args", "rng_state")
 _PREFERRED = ("model_best.", "checkpoint-best.", "best.", "last.")
-_PROCESSORS = (
-    "ConvNextImageProcessor",
-    "ConvNextImageProcessorFast",
-    "ConvNextImageProcessorPil",
-    "ConvNextFeatureExtractor",
-)
 _TIMM_SUPPORTED: Mapping[str, tuple[object, ...]] = {  # model_args that leave no trace in the tensors
     "act_layer": (None, "gelu"),
     "norm_layer": (None, "layernorm", "layernorm2d"),
@@ -69,9 +70,6 @@ _ACTIVATIONS: Mapping[object, Activation | None] = {
     "single_label_classification": None,  # softmax, or of one class sigmoid, as in transformers' pipeline
     "multi_label_classification": "sigmoid",
 }
-_RESAMPLING: Mapping[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
-
-Json = Mapping[str, Any]  # Any: parsed JSON
 
 
 def locate(path: Path) -> tuple[Path, Path | None]:
@@ -111,7 +109,7 @@ def read_card(folder: Path) -> ModelCard:
     Raises ``CheckpointError`` if a file is malformed or requires an unsupported feature.
     """
     name, path = folder.resolve().name, folder / "config.json"
-    config = _without_nulls(_read_json(path)) if path.exists() else {}
+    config = without_nulls(_read_json(path)) if path.exists() else {}
     try:
         if path.exists() and (config.keys() & _TIMM_KEYS or "model_type" not in config):
             card = timm_card(name, config)
@@ -130,14 +128,14 @@ def _transform_of_processor(folder: Path) -> Transform | None:
     """Returns the transform in the file from which transformers loads the processor, if there is one."""
     path = folder / "processor_config.json"
     if path.exists() and "image_processor" in (processor := _read_json(path)):
-        return _transformers_transform(processor["image_processor"])
+        return processor_transform(processor["image_processor"])
     path = folder / "preprocessor_config.json"
-    return _transformers_transform(_read_json(path)) if path.exists() else None
+    return processor_transform(_read_json(path)) if path.exists() else None
 
 
 def _read_json(path: Path) -> Json:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"Cannot read {path} as JSON: {error}") from error
     if not isinstance(content, dict):
@@ -145,13 +143,9 @@ def _read_json(path: Path) -> Json:
     return content
 
 
-def _without_nulls(content: Json) -> Json:
-    return {key: value for key, value in content.items() if value is not None}
-
-
 def timm_card(name: str, config: Json) -> ModelCard:
     """Returns what a timm ``config.json`` states. Raises ``CheckpointError`` if it requires an unsupported feature."""
-    data, arguments = _without_nulls(config.get("pretrained_cfg", config)), config.get("model_args", {})
+    data, arguments = without_nulls(config.get("pretrained_cfg", config)), config.get("model_args", {})
     if "pretrained_cfg" in config:
         unknown = sorted(config.keys() - _TIMM_KEYS - _TRANSFORMERS_KEYS) + sorted(data.keys() - _PRETRAINED_KEYS)
     else:
@@ -163,13 +157,15 @@ def timm_card(name: str, config: Json) -> ModelCard:
     if str(config.get("architecture", "")).startswith("test_convnext"):
         raise CheckpointError(f"{config['architecture']} is not supported: its activation is not GELU")
     old = None if "pretrained_cfg" in config else config.get("labels")  # in the flat files of timm before 0.8
-    labels = config.get("label_names") or data.get("label_names") or old
+    stated = {"label_names": config.get("label_names") or data.get("label_names"), "labels": old}
+    stated |= {"id2label": config.get("id2label")}
+    key, labels = next(((key, labels) for key, labels in stated.items() if labels), ("", None))
     tag, count = str(data.get("tag", "")), config.get("num_classes", data.get("num_classes"))
     if "clip" in tag and "_ft_in" not in tag and labels is None and count in (None, *_CLIP_SIZES):
         raise CheckpointError("the outputs are CLIP embeddings and not classes; fine-tune it as a classifier")
     descriptions = config.get("label_descriptions") or data.get("label_descriptions") or {}
     if labels is not None:
-        names = parse_labels(labels, "label_names")
+        names = parse_named_labels(key, labels, "config.json")
         labels = parse_labels([descriptions.get(name, name) for name in names], "label_descriptions")
     return ModelCard(
         name=name,
@@ -192,11 +188,7 @@ def _check_timm_arguments(arguments: Json) -> None:
         if key not in _TIMM_SUPPORTED:
             raise CheckpointError(f"unknown model argument {key}={value!r}")
         if value not in _TIMM_SUPPORTED[key]:
-            raise _unsupported(key, value, repr(_TIMM_SUPPORTED[key][1]))
-
-
-def _unsupported(key: str, value: object, supported: str) -> CheckpointError:
-    return CheckpointError(f"{key}={value!r} is not supported, only {supported}")
+            raise unsupported(key, value, repr(_TIMM_SUPPORTED[key][1]))
 
 
 def timm_transform(data: Json) -> Transform:
@@ -208,25 +200,25 @@ def timm_transform(data: Json) -> Transform:
     interpolation = data.get("interpolation", "bicubic")
     if height != width:
         raise CheckpointError(f"the input size {width}×{height} is not square")
-    if interpolation not in _RESAMPLING.values():
-        raise _unsupported("interpolation", interpolation, "bilinear and bicubic")
+    if interpolation not in RESAMPLING.values():
+        raise unsupported("interpolation", interpolation, "bilinear and bicubic")
     if mode not in ("center", "squash") or (mode == "squash" and crop_pct != 1):
         raise CheckpointError(f"crop_mode={mode!r} with crop_pct={crop_pct} is not supported")
     return Transform(
         resize_size=math.floor(height / crop_pct),
         crop_size=height,
         interpolation=interpolation,
-        mean=_fractions("mean", data.get("mean", IMAGENET_MEAN)),
-        std=_fractions("std", data.get("std", IMAGENET_STD)),
+        mean=fractions("mean", data.get("mean", IMAGENET_MEAN)),
+        std=fractions("std", data.get("std", IMAGENET_STD)),
         squash=mode == "squash",
     )
 
 
 def _transformers_card(name: str, config: Json) -> ModelCard:
     if config.get("model_type") not in ("convnext", "convnextv2"):
-        raise _unsupported("model_type", config.get("model_type"), "'convnext' and 'convnextv2'")
+        raise unsupported("model_type", config.get("model_type"), "'convnext' and 'convnextv2'")
     if config.get("hidden_act", "gelu") != "gelu":
-        raise _unsupported("hidden_act", config["hidden_act"], "'gelu'")
+        raise unsupported("hidden_act", config["hidden_act"], "'gelu'")
     labels = config.get("id2label")
     return ModelCard(
         name=name,
@@ -237,51 +229,9 @@ def _transformers_card(name: str, config: Json) -> ModelCard:
     )
 
 
-def _transformers_transform(processor: Json) -> Transform:
-    """Returns the transform of transformers' ConvNextImageProcessor, with its defaults for absent keys.
-
-    A null that is a switch is off, as in transformers.
-    """
-    switches = {key: bool(value) for key, value in processor.items() if key.startswith("do_")}
-    processor = dict(_without_nulls(processor)) | switches
-    kind = processor.get("image_processor_type", processor.get("feature_extractor_type"))
-    if kind not in _PROCESSORS:
-        raise _unsupported("image_processor_type", kind, _PROCESSORS[0])
-    for key in ("do_resize", "do_rescale"):
-        if not processor.get(key, True):
-            raise _unsupported(key, False, "True")
-    if processor.get("do_center_crop"):
-        raise _unsupported("do_center_crop", True, "False")
-    if not math.isclose(processor.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
-        raise _unsupported("rescale_factor", processor["rescale_factor"], "1/255")
-    size, resample = processor.get("size", {"shortest_edge": 384}), processor.get("resample", 3)
-    if resample not in _RESAMPLING:
-        raise _unsupported("resample", resample, "2 (bilinear) and 3 (bicubic)")
-    side = size if isinstance(size, int) else size["shortest_edge"]
-    normalize = processor.get("do_normalize", True)
-    return Transform(
-        resize_size=int(side / processor.get("crop_pct", 224 / 256)) if side < 384 else side,
-        crop_size=side,
-        interpolation=_RESAMPLING[resample],
-        mean=_fractions("image_mean", processor.get("image_mean", 0.5) if normalize else 0),
-        std=_fractions("image_std", processor.get("image_std", 0.5) if normalize else 1),
-        squash=side >= 384,
-        floor_margin=True,
-    )
-
-
 def _activation(config: Json) -> Activation | None:
     """Returns the output function that ``problem_type`` of a transformers or TimmWrapper config implies."""
     kind = config.get("problem_type")
     if kind not in _ACTIVATIONS:
-        raise _unsupported("problem_type", kind, " and ".join(repr(name) for name in _ACTIVATIONS if name))
+        raise unsupported("problem_type", kind, " and ".join(repr(name) for name in _ACTIVATIONS if name))
     return _ACTIVATIONS[kind]
-
-
-def _fractions(key: str, value: Any) -> tuple[float, float, float]:  # Any: parsed JSON, a number or a list
-    """Returns three numbers from 0 to 1, the scale of the pixels."""
-    red, green, blue = (value,) * 3 if isinstance(value, int | float) else value
-    numbers = float(red), float(green), float(blue)
-    if not all(0 <= number <= 1 for number in numbers):
-        raise CheckpointError(f"{key}={value!r} is not of pixels from 0 to 1; divide numbers of 0 to 255 by 255")
-    return numbers

@@ -279,6 +279,8 @@ def _with_linear_head(tensors: dict[str, Tensor], family: Family, source: str, n
             f"{source} ({family.name}): its head has {', '.join(others)} beside {matrices[0]}; "
             "only a single linear layer is supported"
         )
-    notes.append(f"the classifier is {layer}; assuming that what is before it without parameters is dropout")
+    notes.append(
+        f"the classifier is {layer}; assuming that what is beside it without parameters is dropout, not an activation"
+    )
     renamed = {f"{layer}.weight": f"{fc}.weight", f"{layer}.bias": f"{fc}.bias"}
     return {renamed.get(key, key): tensor for key, tensor in tensors.items()}

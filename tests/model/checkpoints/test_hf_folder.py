@@ -117,6 +117,13 @@ def test_a_handwritten_config_works_for_any_family(folder: Path) -> None:
     assert (model.transform, model.notes) == (Transform(120, 96, "bilinear"), ())
 
 
+@pytest.mark.parametrize("beside", [{}, {"pretrained_cfg": {}}, {"model_type": "timm_wrapper", "num_classes": 3}])
+def test_reads_labels_by_index_in_a_config_of_timm(folder: Path, beside: dict[str, object]) -> None:
+    content = json.dumps({"id2label": {"2": "owl", "0": "cat", "1": "dog"}} | beside)
+    (folder / "config.json").write_text(content, encoding="utf-8-sig")
+    assert read_card(folder).labels == ("cat", "dog", "owl")
+
+
 def test_a_config_without_preprocessing_leaves_the_default_of_the_family(folder: Path) -> None:
     with torch.device("meta"):
         network = torchvision.models.convnext_tiny(num_classes=3)

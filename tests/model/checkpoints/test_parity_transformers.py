@@ -11,6 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import (
+    AutoImageProcessor,
+    BitImageProcessor,
+    CLIPImageProcessor,
     ConvNextConfig,
     ConvNextForImageClassification,
     ConvNextImageProcessor,
@@ -18,6 +21,7 @@ from transformers import (
     ConvNextV2Config,
     ConvNextV2ForImageClassification,
     PreTrainedModel,
+    ViTImageProcessor,
 )
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 
@@ -138,6 +142,41 @@ def test_uses_the_defaults_of_the_processor_for_absent_keys(folder: Path, textur
     assert_close_to_pillow(transform(texture), expected, transform.std)
 
 
+def test_a_processor_without_a_type_is_that_of_the_network(folder: Path) -> None:
+    build().save_pretrained(folder)
+    ConvNextImageProcessor(size={"shortest_edge": 64}).save_pretrained(folder)
+    expected = read_card(folder)
+    update_json(folder / "preprocessor_config.json", {"image_processor_type": None})
+    found = AutoImageProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]  # transformers is untyped
+    assert isinstance(found, ConvNextImageProcessor)
+    assert read_card(folder) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (ViTImageProcessor, {"size": {"height": 64, "width": 64}}),
+        (BitImageProcessor, {"size": {"shortest_edge": 73}, "crop_size": {"height": 64, "width": 64}}),
+        (CLIPImageProcessor, {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}),
+    ],
+)
+def test_pixels_match_the_processors_of_other_networks(
+    folder: Path,
+    texture: Image.Image,
+    kind: Any,  # Any: several classes
+    options: dict[str, Any],  # Any: arguments of different types
+) -> None:
+    processor = kind(**options)
+    build().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    expected = processor(texture, return_tensors="pt")["pixel_values"][0]
+    found = load_model(folder).transform(texture)
+    assert (found - expected).abs().max() < 2.01 / 255 / min(processor.image_std)
+    update_json(folder / "preprocessor_config.json", {"size": {"height": 64, "width": 32}, "do_center_crop": False})
+    with pytest.raises(CheckpointError, match="square"):
+        load_model(folder)
+
+
 def test_treats_null_as_absent(folder: Path) -> None:
     build().save_pretrained(folder)
     ConvNextImageProcessorPil(size={"shortest_edge": 224}).save_pretrained(folder)
@@ -187,7 +226,7 @@ def test_reads_the_processor_that_transformers_reads(
         ("config.json", {"problem_type": "regression"}, "problem_type='regression'"),
         ("config.json", {"id2label": {"0": "cat", "2": "owl"}}, "class 1"),
         ("config.json", {"id2label": 3}, "id2label.* int"),
-        ("preprocessor_config.json", {"image_processor_type": "ViTImageProcessor"}, "'ViTImageProcessor'"),
+        ("preprocessor_config.json", {"image_processor_type": "LevitImageProcessor"}, "'LevitImageProcessor'"),
         ("preprocessor_config.json", {"resample": 1}, "resample=1"),
         ("preprocessor_config.json", {"rescale_factor": 0.5}, "rescale_factor=0.5"),
         ("preprocessor_config.json", {"do_resize": False}, "do_resize=False"),
