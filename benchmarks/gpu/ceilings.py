@@ -9,7 +9,6 @@ import torch
 
 from benchmarks.gpu.step import start
 from benchmarks.rounds import hardware
-from model.inference.runtime import stack
 
 RUNS = 10
 
@@ -40,7 +39,7 @@ def batch_seconds(device: torch.device, images: int) -> dict[str, float]:
     scores = torch.zeros((images, 1000), pin_memory=device.type == "cuda")
     target = pixels.to(device)
     works: dict[str, Callable[[], object]] = {
-        "fill the pinned pixels": lambda: stack(photos, pixels.numpy()),
+        "fill the pinned pixels": lambda: np.stack(photos, out=pixels.numpy()),
         "copy them to the device": lambda: target.copy_(pixels, non_blocking=True),
         "read the pinned scores": lambda: scores.numpy().copy(),
     }

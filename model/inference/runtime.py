@@ -55,13 +55,9 @@ def join(parts: Sequence[Outputs]) -> Outputs:
     return Outputs(np.concatenate([part.logits for part in parts]), np.concatenate(maps) if maps else None)
 
 
-def stack(images: Sequence[Pixels], out: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Fills the batch ``out`` with ``images``; the rest becomes black."""
-    np.stack(images, out=out[: len(images)])
-    out[len(images) :] = 0
-    return out
-
-
 def stacked(images: Sequence[Pixels], size: int) -> npt.NDArray[np.uint8]:
-    """A new batch ``(size, H, W, 3)``."""
-    return stack(images, np.empty((size, *images[0].shape), np.uint8))
+    """A new batch ``(size, H, W, 3)`` of ``images``; the rest is black."""
+    batch = np.empty((size, *images[0].shape), np.uint8)
+    np.stack(images, out=batch[: len(images)])
+    batch[len(images) :] = 0
+    return batch

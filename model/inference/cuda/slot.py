@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from model.images.transform import Pixels
 from model.inference.cuda.gpu import Gpu
-from model.inference.runtime import Outputs, stack
+from model.inference.runtime import Outputs
 
 Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Pixels ``(N, H, W, 3)`` uint8 on the GPU to float32 logits ``(N, classes)`` and the feature map ``(N, K, H, W)``."""
@@ -34,9 +35,12 @@ class Slot:
         self._graphs: dict[int, _Graph] = {}
 
     def run(self, images: Sequence[Pixels], size: int, forward: Forward, *, features: bool = False) -> Outputs:
-        """Computes N images as a batch of ``size`` ≥ N: by its graph, if there is one, else by ``forward``."""
+        """Computes N images as a batch of ``size`` ≥ N: by its graph, if there is one, else by ``forward``.
+
+        The rest of the batch are images of earlier ones, as it would take time to erase them.
+        """
         count = len(images)
-        stack(images, self._pinned_pixels[:size].numpy())
+        np.stack(images, out=self._pinned_pixels[:count].numpy())
         with torch.inference_mode(), self.stream.active():
             try:
                 maps = self.launch(size, forward)
