@@ -7,7 +7,7 @@ import queue
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -137,33 +137,30 @@ class CudaRuntime:
         measured = measured_sizes(sizes)
         proof.accept(self._eager, measured)
         with_graphs = replace(self._eager, graphs=True, paths=("graphs", *self._eager.paths))
-        best = proof.better(dict.fromkeys(measured, self._eager), "graphs", lambda _: with_graphs, _GRAPHS_TOLERANCE)
+        best = dict.fromkeys(measured, self._eager)
+        best = proof.better(best, "graphs", lambda: dict.fromkeys(measured, with_graphs), _GRAPHS_TOLERANCE)
         for path in self._paths:
             possible = {size: best[size] for size in measured if path != "residual" or "depthwise" in best[size].paths}
             if possible:
-                best |= proof.better(possible, path, self._adding(path, possible))
+                best |= proof.better(possible, path, partial(self._add, path, possible))
         self._depthwise.extend(sizes)
         return {size: best[nearest_size(measured, size)] for size in sizes}
 
-    def _adding(self, path: str, current: Choice) -> Callable[[int], Candidate]:
-        """Returns what builds the candidate of ``current`` for a batch size with ``path`` added."""
+    def _add(self, path: str, current: Choice) -> Choice:
+        """The candidates of ``current`` with ``path``; those with the same paths share their weights."""
+        fused = {candidate: self._fuse(candidate, path) for candidate in set(current.values())}
+        self._gpu.synchronize()
+        if path == "depthwise":
+            for size, candidate in current.items():
+                self._choose_tiles(cast(FusedConvNeXt, fused[candidate].forward), size)
+        return {size: fused[candidate] for size, candidate in current.items()}
 
-        @cache  # as candidates of several sizes may have the same paths, and so the same weights
-        def fuse(candidate: Candidate) -> Candidate:
-            paths, network = (*candidate.paths, path), self._network.network
-            forward = FusedConvNeXt(
-                network, self._exact_network(), self._dtype, frozenset(paths), self._depthwise, self._kernels.norm
-            )
-            self._gpu.synchronize()
-            return replace(candidate, forward=forward, paths=paths)
-
-        def build(size: int) -> Candidate:
-            candidate = fuse(current[size])
-            if path == "depthwise":
-                self._choose_tiles(cast(FusedConvNeXt, candidate.forward), size)
-            return candidate
-
-        return build
+    def _fuse(self, candidate: Candidate, path: str) -> Candidate:
+        paths, network = (*candidate.paths, path), self._network.network
+        forward = FusedConvNeXt(
+            network, self._exact_network(), self._dtype, frozenset(paths), self._depthwise, self._kernels.norm
+        )
+        return replace(candidate, forward=forward, paths=paths)
 
     def _choose_tiles(self, forward: FusedConvNeXt, size: int) -> None:
         slot = self._slots[0]

@@ -49,7 +49,6 @@ class FusedConvNeXt:
         depthwise: DepthwiseNorm,
         norm: NormLaunch = launch_norm,
     ) -> None:
-        self.paths = paths
         self._network = network
         self._dtype = dtype
         device = network.head.fc.weight.device

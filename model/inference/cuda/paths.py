@@ -67,7 +67,7 @@ class Proof:
         self._limit = max(LIMIT, _ROUNDING * error) if math.isfinite(error) else LIMIT
         logger.info("relative error of the eager network: %.1e", error)
 
-    def better(self, current: Choice, name: str, build: Callable[[int], Candidate], tolerance: float = 1.0) -> Choice:
+    def better(self, current: Choice, name: str, build: Callable[[], Choice], tolerance: float = 1.0) -> Choice:
         """For each batch size of ``current``, the candidate that ``build`` returns for it if it is faster.
 
         It is faster if it takes less than ``tolerance`` times as long. If one fails or deviates at one size, none is
@@ -76,7 +76,7 @@ class Proof:
         before = self._seconds(current)
         reason = ""
         try:
-            candidates = {size: build(size) for size in current}
+            candidates = build()
             error = self._error(candidates)
             after = self._seconds(candidates)
         except Exception:  # noqa: BLE001 - whatever it is, the service must not depend on it
