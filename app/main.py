@@ -20,7 +20,6 @@ from app.api.openapi import describe_labels, operation_id
 from app.api.problems import install_handlers
 from app.api.route_table import RouteTable
 from app.api.routes import include_routers
-from app.serving.engine import Engine
 from app.serving.service import ClassificationService, Limits
 from app.serving.telemetry import Telemetry
 from app.settings import Settings
@@ -40,7 +39,9 @@ _CORS_HEADERS = (
 )
 
 
-def create_app(settings: Settings, engine: Engine | None = None, telemetry: Telemetry | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, engine: InferenceEngine | None = None, telemetry: Telemetry | None = None
+) -> FastAPI:
     """The application. Without an ``engine``, start-up builds the one that ``settings`` describe.
 
     Raises ``OSError`` if the file of API keys is missing or empty, and ``EngineError`` if tracing is not installed.
@@ -148,7 +149,7 @@ def _allow_origins(app: FastAPI, origins: list[str]) -> None:
     )
 
 
-def _describe(telemetry: Telemetry, engine: Engine) -> None:
+def _describe(telemetry: Telemetry, engine: InferenceEngine) -> None:
     telemetry.describe(
         version=version("convnext-serve"),
         model=engine.model.name,

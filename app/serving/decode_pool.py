@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from app.serving.engine import Pixels
 from app.serving.errors import Unavailable
+from app.serving.results import Pixels
 from model.errors import InvalidImage
 
 _DEAD_AFTER = 6  # times the decode limit that every thread is stuck

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from app.serving.engine import Pixels
 from model.head import ActivationMap, Prediction, ScoreFunction
+
+Pixels = npt.NDArray[np.uint8]
+"""One decoded image, ``(input_size, input_size, 3)`` RGB."""
 
 
 @dataclass(frozen=True, slots=True)

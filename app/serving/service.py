@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,14 @@ import numpy.typing as npt
 from app.serving.admission import Admission, Slots
 from app.serving.batcher import DynamicBatcher
 from app.serving.decode_pool import DecodePool
-from app.serving.engine import Engine, Pixels
 from app.serving.errors import InvalidParameter, Unavailable
-from app.serving.results import Classification, ClassifyOptions, Embedding, Explanation, Timings
+from app.serving.results import Classification, ClassifyOptions, Embedding, Explanation, Pixels, Timings
 from app.serving.telemetry import Telemetry
 from model.errors import DeviceLost
 from model.head import ActivationMap, Prediction, scores, top_predictions
+
+if TYPE_CHECKING:  # importing it would import torch
+    from model.inference.engine import InferenceEngine
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +70,9 @@ class _PredictionJob:
 class ClassificationService:
     """Decodes images on threads with ``decode``, batches them into ``engine`` and labels the result."""
 
-    def __init__(self, engine: Engine, decode: Callable[[bytes], Pixels], telemetry: Telemetry, limits: Limits) -> None:
+    def __init__(
+        self, engine: "InferenceEngine", decode: Callable[[bytes], Pixels], telemetry: Telemetry, limits: Limits
+    ) -> None:
         self.engine = engine
         self._telemetry = telemetry
         self._default_top_k = min(limits.default_top_k, len(engine.model.labels))
@@ -263,7 +267,7 @@ class ClassificationService:
                     continue
 
 
-def _shares_threads(engine: Engine, decode_threads: int) -> bool:
+def _shares_threads(engine: "InferenceEngine", decode_threads: int) -> bool:
     """Whether batches run on the decode threads.
 
     On a CPU, more threads than cores evict each other's data from the caches. A batch waits for the few images that are
@@ -272,7 +276,7 @@ def _shares_threads(engine: Engine, decode_threads: int) -> bool:
     return engine.mode == "openvino" and engine.concurrency <= decode_threads
 
 
-def stall_after_s(engine: Engine) -> float:
+def stall_after_s(engine: "InferenceEngine") -> float:
     """How long a batch may run before it counts as stalled: twenty times what a full one is expected to take."""
     if not engine.expected_rate:
         return 2 * _MIN_STALL_S

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from app.serving.engine import Pixels
 from model import Transform
 from model.head import Activation, HeadWeights
+from model.images.jpeg import Pixels
+from model.inference.engine import InferenceEngine
 from tests.constants import WAIT_S
 
 
@@ -27,15 +29,16 @@ class FakeModel:
     transform: Transform = field(default_factory=lambda: Transform(8, 8))
 
 
-class FakeEngine:
+class FakeEngine(InferenceEngine):
     """Classifies an image of grey level v as class v. Batches can be held with ``gate``, and fail with ``failures``."""
+
+    model: FakeModel  # type: ignore[assignment]  # what the service reads of a model
+    mode, precision, concurrency, expected_rate = "eager", "float32", 1, 0.0
 
     def __init__(self, max_batch_size: int = 8) -> None:
         self.model = FakeModel()
-        self.device, self.precision, self.precision_reason, self.mode = "cpu", "float32", "requested", "eager"
+        self.device, self.precision_reason, self.max_batch_size = torch.device("cpu"), "requested", max_batch_size
         self.input_size, self.num_classes, self.parameters = 8, 256, 1
-        self.max_batch_size, self.concurrency = max_batch_size, 1
-        self.expected_rate = 0.0
         self.head = HeadWeights(
             np.ones(4, np.float32),
             np.zeros(4, np.float32),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from app.serving.engine import Pixels
+    from model.images.jpeg import Pixels
 
 HOLD, BREAK, LOSE = (
     200,

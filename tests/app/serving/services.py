@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
-from app.serving.engine import Pixels
 from app.serving.results import Classification, ClassifyOptions
 from app.serving.service import ClassificationService, Limits
 from app.serving.telemetry import Telemetry
+from model.images.jpeg import Pixels
 from model.images.transform import preprocess
 from tests.app.fake_engine import FakeEngine
 from tests.constants import WAIT_S

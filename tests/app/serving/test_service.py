@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from app.serving.engine import Pixels
 from app.serving.errors import Unavailable
 from app.serving.results import Classification
 from app.serving.service import stall_after_s
 from model.errors import EngineError, InvalidImage
+from model.images.jpeg import Pixels
 from tests.app.fake_engine import FakeEngine
 from tests.app.serving.services import LIMITS, classify, started
 from tests.app.serving.squares import ticks

@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from typing import Any, cast
+from typing import Any
 
 import httpx
 from hypothesis import example, given, settings
@@ -12,7 +12,6 @@ from PIL import Image
 from app.api.schemas import Problem
 from app.main import create_app
 from app.settings import Settings
-from model.inference.engine import InferenceEngine
 from tests.app.fake_engine import FakeEngine
 
 Request = dict[str, Any]  # Any: keyword arguments of httpx
@@ -28,8 +27,7 @@ def responses(requests: list[Request]) -> list[httpx.Response]:
     """The responses of a service of its own to the requests, one after the other."""
 
     async def post_all() -> list[httpx.Response]:
-        engine = cast(InferenceEngine, FakeEngine())  # it has the methods and attributes that the service uses
-        app = create_app(Settings(decode_threads=1, max_upload_bytes=4000), engine)
+        app = create_app(Settings(decode_threads=1, max_upload_bytes=4000), FakeEngine())
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
