@@ -11,6 +11,7 @@ _PATTERNS = (
     *("model.safetensors", "*.index.json"),
 )
 _PICKLE = "pytorch_model.bin"
+_USABLE = ("model.safetensors", _PICKLE, "adapter_config.json")  # an index or an adapter has an error of its own
 
 
 def is_repository(name: str) -> bool:
@@ -43,4 +44,9 @@ def fetch_repository(name: str, cache_dir: Path | None = None) -> Path:
         raise DownloadError(
             f"{name} is not an existing path or a published model, and could not be fetched from the Hub: {reason}"
         ) from error
+    if not any(file.name.startswith(_USABLE) for file in folder.glob("*")):
+        raise DownloadError(
+            f"{name} has neither model.safetensors nor {_PICKLE}; download what it has, with "
+            f"`hf download {found['repository']} --local-dir mine`, and use the path of the weights"
+        )
     return folder

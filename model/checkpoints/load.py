@@ -1,6 +1,7 @@
 """Loading and inspecting checkpoints: a registered name or a path to a network with its transform and labels."""
 
 import logging
+import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,6 +83,8 @@ def load_model(
     Raises ``CheckpointError``, ``CheckpointMismatch`` or ``DownloadError``.
     """
     if entry := _registered(name_or_path):
+        if os.access(entry.name, os.F_OK):
+            logger.warning("using the registered model %s; for the file or folder, give ./%s", entry.name, entry.name)
         path, sha256 = fetch_weights(entry, cache_dir), verify_weights(entry, cache_dir)
         file, card = read_state_dict(path), entry.card()
     else:

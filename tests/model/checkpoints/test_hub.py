@@ -139,6 +139,13 @@ def test_a_repository_that_is_not_accessible_is_an_error(endpoint: str, tmp_path
     assert f"DownloadError: {REPOSITORY}" in result.stderr
 
 
+def test_a_repository_with_other_weights_is_an_error(endpoint: str, folder: Path, tmp_path: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "best.pth")
+    result = load(REPOSITORY, tmp_path / "cache", HF_ENDPOINT=endpoint, HF_TOKEN="hf_secret")
+    assert result.returncode == 1
+    assert f"hf download {REPOSITORY}" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -169,8 +169,9 @@ class TestNames:
             ("resnet50", "`convnext-serve weights list`"),
             ("~no_such_user/x", "~no_such_user/x"),
             ("x" * 5000, "File name too long"),
+            ("https://huggingface.co/facebook/convnext-tiny-224", "OWNER/NAME"),
         ],
-        ids=["misspelled", "unknown", "unknown user", "too long"],
+        ids=["misspelled", "unknown", "unknown user", "too long", "URL"],
     )
     def test_rejects_unknown_names(self, name: str, hint: str) -> None:
         with pytest.raises(CheckpointError, match=hint):
@@ -185,6 +186,21 @@ class TestNames:
         path.write_bytes(path.read_bytes() + b"x")
         with pytest.raises(DownloadError, match=f"expected {sha256}"):
             load_model("w", cache_dir=path.parent)
+
+    def test_warns_of_a_path_with_the_name_of_a_registered_model(
+        self,
+        path: Path,
+        register: Register,
+        tensors: Tensors,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        save_file(tensors, path)
+        register(WeightsEntry("w", path.name, "a test", UNREACHABLE, None, CONFIG, Transform(70, 64)))
+        monkeypatch.chdir(path.parent)
+        Path("w").mkdir()
+        assert load_model("w", cache_dir=path.parent).transform == Transform(70, 64)
+        assert "./w" in caplog.text
 
     def test_fetches_a_registered_file_on_first_use(self, path: Path, register: Register, tensors: Tensors) -> None:
         save_file(tensors, path)
