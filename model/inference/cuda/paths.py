@@ -59,7 +59,6 @@ class Proof:
         self._images = images
         self._expected = expected
         self._limit = LIMIT
-        self._prepared: dict[int, Candidate] = {}  # by batch size
 
     def accept(self, baseline: Candidate, sizes: Iterable[int]) -> None:
         """Takes the error of the eager network as a measure for that of the others."""
@@ -100,15 +99,10 @@ class Proof:
         return self._difference(found, size) <= self._limit
 
     def _prepare(self, size: int, candidate: Candidate) -> None:
-        """Captures its graph, unless that of the slot is its own."""
-        if candidate is self._prepared.get(size):
-            return
-        self._prepared.pop(size, None)
         if candidate.graphs:
             self._slot.capture(size, candidate.forward)
         else:
             self._slot.forget(size)
-        self._prepared[size] = candidate
 
     def _error(self, candidates: Choice) -> float:
         """The largest one of the errors of logits and features, at all sizes."""

@@ -16,6 +16,7 @@ Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class _Graph(NamedTuple):
+    forward: Forward  # that it recorded
     launch: Callable[[], None]
     features: Tensor
 
@@ -52,18 +53,20 @@ class Slot:
 
     def launch(self, size: int, forward: Forward) -> Tensor:
         """Starts a batch of the current pixels, on the active stream; returns the feature maps."""
-        if (graph := self._graphs.get(size)) is not None:
+        if (graph := self._graphs.get(size)) is not None and graph.forward is forward:
             graph.launch()
             return graph.features
         return self._start(size, forward)
 
     def capture(self, size: int, forward: Forward) -> None:
-        """Records a batch of ``size`` in a graph, which replaces an earlier one."""
+        """Records a batch of ``size`` in a graph, which replaces that of another ``forward``."""
+        if (graph := self._graphs.get(size)) is not None and graph.forward is forward:
+            return
         self.forget(size)
         with torch.inference_mode(), self.stream.active():
             self._start(size, forward)  # loads, compiles and allocates what recording a graph may not
             self.stream.wait()
-            self._graphs[size] = _Graph(*self.stream.capture(lambda: self._start(size, forward)))
+            self._graphs[size] = _Graph(forward, *self.stream.capture(lambda: self._start(size, forward)))
 
     def forget(self, size: int) -> None:
         """Drops the graph of batches of ``size``."""
