@@ -11,7 +11,6 @@ from torch import Tensor
 from model.errors import DeviceLost, EngineError
 from model.images.transform import Pixels
 from model.inference.cuda.depthwise import DepthwiseWeights, Launch, Tile
-from model.inference.cuda.slot import Forward, Slot
 from model.inference.cuda_runtime import CudaRuntime
 from model.inference.warm_up import warm_up
 from tests.model.inference.conftest import folded
@@ -296,29 +295,3 @@ def test_an_error_of_the_weights_is_found_before_tuning(images: list[Pixels]) ->
     runtime = CudaRuntime(network, FakeGpu(), torch.float16, 32, 4, compiled=False, kernels=IN_TORCH)
     with pytest.raises(EngineError, match="finite"):
         warm_up(runtime, images, SIZES, 1.0)
-
-
-def test_every_slot_has_run_a_size_before_its_graph_is_recorded(images: list[Pixels]) -> None:
-    """Libraries load kernels and allocate workspaces on first use, which fails while a graph is recorded."""
-    gpu = ever_faster()
-    runtime = runtime_on(gpu)
-    waits: list[int] = []
-    gpu.on_capture = lambda stream: waits.append(stream.waits)
-    runtime.tune(images, SIZES, 1.0)
-    assert all(waits)
-
-
-def test_a_graph_computes_only_what_it_has_recorded(images: list[Pixels]) -> None:
-    gpu = FakeGpu()
-    slot = Slot(gpu, 2, 32, 1)
-
-    def constant(value: float) -> Forward:
-        return lambda pixels: (torch.full((len(pixels), 1), value), torch.zeros(len(pixels), 1, 1, 1))
-
-    recorded, other = constant(1.0), constant(2.0)
-    slot.capture(2, recorded)
-    slot.capture(2, recorded)
-    assert gpu.captures == 1
-    assert slot.run(images[:2], 2, other).logits.tolist() == [[2.0], [2.0]]
-    assert slot.run(images[:2], 2, recorded).logits.tolist() == [[1.0], [1.0]]
-    assert gpu.launches == 1
