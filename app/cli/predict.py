@@ -23,7 +23,7 @@ from model.images.transform import Pixels, preprocess
 from model.inference.cpu import available_cores
 from model.inference.engine import InferenceEngine
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 
 Logits = npt.NDArray[np.float32]
 Decoded = tuple[str, Pixels | Exception]

@@ -62,7 +62,7 @@ def _show(settings: Settings, options: argparse.Namespace) -> int:
     more = f", … ({len(labels)})" if len(labels) > _SHOWN_LABELS else ""
     table = Table(show_header=False)
     for name, value in (row | {"labels": ", ".join(labels[:_SHOWN_LABELS]) + more}).items():
-        table.add_row(name.replace("_", " "), escape(str(value)))
+        table.add_row(name.replace("_", " "), escape(_cell(value)))
     return _print_table(table)
 
 
@@ -117,6 +117,13 @@ def _entry(name: str) -> WeightsEntry:
     if name not in entries:
         raise CheckpointError(f"{name} is not a published model; {suggest_name(name)}")
     return entries[name]
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        separator = "\n" if any(isinstance(item, str) for item in value) else ", "
+        return separator.join(map(str, value))
+    return {"None": "-", "True": "yes", "False": "no"}.get(str(value), str(value))
 
 
 def _print_json(value: object) -> int:

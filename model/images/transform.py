@@ -53,6 +53,11 @@ class Transform:
         if self.detail_size is not None and self.detail_size < 1:
             raise ValueError(f"detail_size {self.detail_size} must be at least 1")
 
+    def __str__(self) -> str:
+        reduce = f"reduce to {self.detail_size}, " if self.detail_size else ""
+        resize = "resize both sides" if self.squash else f"resize to {self.resize_size} and crop"
+        return f"{reduce}{resize} to {self.crop_size} pixels, {self.interpolation}, mean {self.mean}, std {self.std}"
+
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """The normalized float32 tensor ``(3, crop_size, crop_size)`` that ``network`` takes, of a decoded image."""
         pixels = torch.from_numpy(resize_and_crop(np.array(to_rgb(image)), self))  # (crop, crop, 3) uint8

@@ -115,6 +115,16 @@ def test_the_console_need_not_be_utf_8(tiny_path: Path, photos: list[str]) -> No
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("suffix", [".HEIC", ".jfif"])
+def test_folders_are_searched_for_the_images_of_phones_and_browsers(
+    predict: Predict, photos: list[str], tmp_path: Path, suffix: str
+) -> None:
+    (tmp_path / "below").mkdir()
+    moved = Path(photos[0]).rename(tmp_path / "below" / f"photo{suffix}")
+    code, out, _ = predict(str(tmp_path / "below"), "--json")
+    assert (code, [row["file"] for row in lines(out)]) == (0, [str(moved)])
+
+
 def test_a_folder_without_images_is_an_error(predict: Predict, photos: list[str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     code, out, err = predict(str(tmp_path / "empty"), photos[0], "--json")
