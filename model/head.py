@@ -45,26 +45,13 @@ def top_predictions(
 
 
 def scores(logits: Array, function: ScoreFunction) -> Array:
-    """Applies the output function to logits ``(..., num_classes)``."""
-    match function:
-        case "softmax":
-            return probabilities(logits)
-        case "sigmoid":
-            return sigmoid(logits)
-        case "none":
-            return logits
-
-
-def probabilities(logits: Array) -> Array:
-    """Softmax of logits ``(..., num_classes)``."""
-    values: Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    values /= values.sum(axis=-1, keepdims=True)
-    return values
-
-
-def sigmoid(logits: Array) -> Array:
-    """Independent probability of each class, of logits of any shape."""
-    values: Array = np.exp(-np.logaddexp(0, -logits))
+    """What ``function`` makes of logits ``(..., num_classes)``."""
+    values: Array = logits
+    if function == "softmax":
+        values = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        values /= values.sum(axis=-1, keepdims=True)
+    elif function == "sigmoid":
+        values = np.exp(-np.logaddexp(0, -logits))
     return values
 
 

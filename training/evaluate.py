@@ -14,7 +14,7 @@ from skimage import data
 
 from model import LoadedModel, load_model
 from model.evaluation import SoftmaxReport, evaluate_softmax
-from model.head import probabilities, top_predictions
+from model.head import scores, top_predictions
 from model.images.transform import preprocess
 from model.inference.engine import InferenceEngine, Precision
 from training.data import VAL_FILE, read_encoded
@@ -40,7 +40,7 @@ def predict(engine: InferenceEngine, model: LoadedModel, photos: Sequence[bytes]
 def score_validation(engine: InferenceEngine, model: LoadedModel, data_dir: Path) -> SoftmaxReport:
     """Scores a model on the validation photos of ``data_dir``."""
     photos, truth = read_encoded(data_dir / VAL_FILE)
-    return evaluate_softmax(probabilities(predict(engine, model, photos)), truth, model.labels)
+    return evaluate_softmax(scores(predict(engine, model, photos), "softmax"), truth, model.labels)
 
 
 def summary(report: SoftmaxReport) -> str:
@@ -55,7 +55,7 @@ def sharp_ranks(engine: InferenceEngine, model: LoadedModel) -> dict[str, tuple[
     """Returns the best rank, from 1, of a correct class of each sharp photo, and the probability of these classes."""
     found = {}
     for name, row in zip(SHARP_PHOTOS, predict(engine, model, list(map(_encode, SHARP_PHOTOS))), strict=True):
-        ranked = top_predictions(probabilities(row), model.labels, len(model.labels))
+        ranked = top_predictions(scores(row, "softmax"), model.labels, len(model.labels))
         correct = [rank for rank, item in enumerate(ranked, 1) if item.label in SHARP_PHOTOS[name]]
         found[name] = correct[0], sum(ranked[rank - 1].probability for rank in correct)
     return found
@@ -67,7 +67,7 @@ def confident_on_others(engine: InferenceEngine, model: LoadedModel, temperature
     The served logits are the network's logits divided by ``temperature``.
     """
     logits = predict(engine, model, list(map(_encode, OTHER_PHOTOS)))
-    served, uncalibrated = (probabilities(logits * factor).max(1) >= 0.5 for factor in (1.0, temperature))
+    served, uncalibrated = (scores(logits * factor, "softmax").max(1) >= 0.5 for factor in (1.0, temperature))
     return int(served.sum()), int(uncalibrated.sum())
 
 

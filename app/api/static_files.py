@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
@@ -22,26 +23,18 @@ DOCS_POLICY = (
 )
 
 
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
+
+
 class StaticAssets(StaticFiles):
     """Files whose responses carry ``policy``, and the pages that may embed them, which are configured.
 
     Browsers revalidate them, as their names do not change with a release.
     """
 
-    def __init__(
-        self,
-        *,
-        policy: str,
-        directory: Path | None = None,
-        packages: list[str | tuple[str, str]] | None = None,
-    ) -> None:
-        super().__init__(directory=directory, packages=packages)
+    def __init__(self, policy: str, **source: Any) -> None:  # Any: the arguments of StaticFiles
+        super().__init__(**source)
         self._policy = policy
-        self._headers = {
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-            "Cache-Control": "no-cache",
-        }
 
     def file_response(
         self,
@@ -54,5 +47,5 @@ class StaticAssets(StaticFiles):
         response = super().file_response(full_path, stat_result, scope, status_code)
         context: AppContext = scope["app"].state.context
         policy = f"{self._policy}; frame-ancestors {context.frame_ancestors}"
-        response.headers.update(self._headers | {"Content-Security-Policy": policy})
+        response.headers.update(_HEADERS | {"Content-Security-Policy": policy})
         return response

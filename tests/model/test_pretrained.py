@@ -11,7 +11,7 @@ from PIL import Image
 from skimage import data
 
 from model import DEFAULT_MODEL, LoadedModel, load_model
-from model.head import probabilities, top_predictions
+from model.head import scores, top_predictions
 from model.images.transform import preprocess
 from model.inference.engine import InferenceEngine, RuntimeName
 
@@ -45,7 +45,7 @@ def test_predictions_do_not_change(model: LoadedModel, photo: Photo, runtime: Ru
     Image.fromarray(photo()).save(buffer, "PNG")
     engine = InferenceEngine(model, device="cpu", runtime=runtime, max_batch_size=1, threads=1)
     [logits] = engine.predict([preprocess(buffer.getvalue(), model.transform)])
-    [prediction] = top_predictions(probabilities(logits), model.labels, 1)
+    [prediction] = top_predictions(scores(logits, "softmax"), model.labels, 1)
     label, probability = GOLDEN[photo]
     assert prediction.label == label
     assert prediction.probability == pytest.approx(probability, abs=5e-3)
@@ -57,5 +57,5 @@ def test_every_sample_of_the_page_is_recognized(model: LoadedModel) -> None:
     engine = InferenceEngine(model, device="cpu", max_batch_size=1, threads=1)
     for name, photo in photos.items():
         [logits] = engine.predict([preprocess(photo, model.transform)])
-        [prediction] = top_predictions(probabilities(logits), model.labels, 1)
+        [prediction] = top_predictions(scores(logits, "softmax"), model.labels, 1)
         assert prediction.label in SAMPLES[name]

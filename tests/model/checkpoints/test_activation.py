@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -129,10 +128,3 @@ def test_rejects_an_unknown_function_in_the_native_format(tmp_path: Path) -> Non
     save_checkpoint(path, tensors, config, Transform(64, 64), LABELS[3], name="x", licence="MIT", metadata=metadata)
     with pytest.raises(CheckpointError, match="tanh"):
         load_model(path)
-
-
-@pytest.mark.parametrize(
-    ("function", "expected"), [("softmax", [0.8, 0.2]), ("sigmoid", [0.8, 0.5]), ("none", [np.log(4), 0.0])]
-)
-def test_scores(function: Any, expected: list[float]) -> None:  # Any: a literal
-    assert scores(np.array([np.log(4), 0], np.float32), function) == pytest.approx(expected)
