@@ -13,7 +13,6 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from app.api.context import AppContext, UploadLimits
 from app.api.formats import include_formats
-from app.api.formats.vertex import VertexRoutes
 from app.api.keys import ApiKeys
 from app.api.middleware import RequestMiddleware
 from app.api.openapi import describe_labels, operation_id
@@ -72,8 +71,8 @@ def create_app(
         _allow_origins(app, sorted(settings.cors_origins))
     install_handlers(app)
     describe_labels(app, context)
-    routes = VertexRoutes(settings.vertex_health_route, settings.vertex_predict_route)
-    include_formats(app, context.routes, settings.protocols, routes, require_keys=context.keys.required)
+    vertex_paths = settings.vertex_health_route, settings.vertex_predict_route
+    include_formats(app, context.routes, settings.protocols, vertex_paths, require_keys=context.keys.required)
     include_routers(app, context.routes, require_keys=context.keys.required)
     if settings.protocols:
         logger.info("additional protocols: %s", ", ".join(sorted(settings.protocols)))

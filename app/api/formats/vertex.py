@@ -4,8 +4,6 @@ Contract: Google Cloud documentation, "Custom container requirements for inferen
 at AIP_HEALTH_ROUTE, predictions at AIP_PREDICT_ROUTE with ``{"instances": […], "parameters": …}``.
 """
 
-from dataclasses import dataclass
-
 from fastapi import APIRouter, HTTPException, Request, Response
 
 from app.api.dependencies import ServiceDep
@@ -14,27 +12,13 @@ from app.api.formats.instances import classify_instances
 from app.api.openapi import JSON_BODY
 
 
-@dataclass(frozen=True)
-class VertexRoutes:
-    """The paths that Vertex AI calls."""
-
-    health: str
-    predict: str
-
-
-def folders(routes: VertexRoutes) -> list[str]:
-    """The paths above the routes, except the root."""
-    above = {path.rpartition("/")[0] for path in (routes.health, routes.predict)}
-    return sorted(above - {""})
-
-
-def build_routers(routes: VertexRoutes) -> tuple[APIRouter, APIRouter]:
+def build_routers(health_path: str, predict_path: str) -> tuple[APIRouter, APIRouter]:
     """The routers of the health check and of predictions."""
     health = APIRouter(tags=["Vertex AI"])
     router = APIRouter(tags=["Vertex AI"])
-    health.get(routes.health, summary="Readiness", name="vertex_health", operation_id="vertex_health")(_ready)
+    health.get(health_path, summary="Readiness", name="vertex_health", operation_id="vertex_health")(_ready)
     router.post(
-        routes.predict,
+        predict_path,
         summary="Classify images",
         name="vertex_predict",
         operation_id="vertex_predict",
