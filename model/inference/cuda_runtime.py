@@ -21,7 +21,7 @@ from model.inference.cuda.depthwise import DepthwiseNorm, Launch, launch_kernel
 from model.inference.cuda.fused import FusedConvNeXt, available_paths
 from model.inference.cuda.gpu import Gpu
 from model.inference.cuda.norm import NormLaunch, launch_norm
-from model.inference.cuda.paths import Candidate, Choice, Proof, reference_outputs
+from model.inference.cuda.paths import Candidate, Choice, Comparison, reference_outputs
 from model.inference.cuda.slot import Slot
 from model.inference.device_errors import is_out_of_memory
 from model.inference.precise_head import PreciseHead
@@ -78,7 +78,7 @@ class CudaRuntime:
         if compiled:
             self._eager = Candidate(compiled_for_each_size(self._network), paths=("compiled",))
         self._chosen: Choice = {}  # other batch sizes run eagerly
-        self._proof: Proof | None = None
+        self._comparison: Comparison | None = None
         classes = network.config.num_classes
         self._slots = [Slot(gpu, max_batch_size, input_size, classes) for _ in range(self.concurrency)]
         self._free_slots: queue.LifoQueue[Slot] = queue.LifoQueue()
@@ -99,19 +99,20 @@ class CudaRuntime:
     def tune(self, images: Sequence[Pixels], sizes: Sequence[int], decode_s: float) -> None:
         """Chooses the fastest paths that are right, and captures a graph for each size and slot if graphs are."""
         self._forget_graphs()
-        if self._proof is None:
+        if self._comparison is None:
             with logged("reference"):
-                proof = Proof(self._slots[0], images, self._expected(images))
+                comparison = Comparison(self._slots[0], images, self._expected(images))
             if "depthwise" in self._paths:
                 with logged("compiling kernels"), self._slots[0].stream.active():
                     self._kernels.compile(self._exact_network(), self._dtype, self._input_size, measured_sizes(sizes))
             with logged("choosing paths"):
-                self._chosen = self._choose(proof, sizes)
-            self._proof, self._exact = proof, None  # if memory is short before, it is all done again with less
+                self._chosen = self._choose(comparison, sizes)
+            # If memory is short before, it is all done again with fewer images.
+            self._comparison, self._exact = comparison, None
         self._forget_graphs()
         self._chosen = {size: self._candidate(size) for size in sizes}
         with logged("recording graphs"):
-            reason = self._capture(self._proof)
+            reason = self._capture(self._comparison)
         if reason:
             logger.warning("not using %s: %s", self.mode, reason)
             self._forget_graphs()
@@ -133,16 +134,16 @@ class CudaRuntime:
     def _candidate(self, size: int) -> Candidate:
         return self._chosen.get(size, self._eager)
 
-    def _choose(self, proof: Proof, sizes: Sequence[int]) -> Choice:
+    def _choose(self, comparison: Comparison, sizes: Sequence[int]) -> Choice:
         measured = measured_sizes(sizes)
-        proof.accept(self._eager, measured)
+        comparison.calibrate(self._eager, measured)
         with_graphs = replace(self._eager, graphs=True, paths=("graphs", *self._eager.paths))
         best = dict.fromkeys(measured, self._eager)
-        best = proof.better(best, "graphs", lambda: dict.fromkeys(measured, with_graphs), _GRAPHS_TOLERANCE)
+        best = comparison.better(best, "graphs", lambda: dict.fromkeys(measured, with_graphs), _GRAPHS_TOLERANCE)
         for path in self._paths:
             possible = {size: best[size] for size in measured if path != "residual" or "depthwise" in best[size].paths}
             if possible:
-                best |= proof.better(possible, path, partial(self._add, path, possible))
+                best |= comparison.better(possible, path, partial(self._add, path, possible))
         self._depthwise.extend(sizes)
         return {size: best[nearest_size(measured, size)] for size in sizes}
 
@@ -167,14 +168,14 @@ class CudaRuntime:
         with torch.inference_mode(), slot.stream.active():
             forward.visit_depthwise(slot.pixels[:size], partial(self._depthwise.tune, slot.stream))
 
-    def _capture(self, proof: Proof) -> str:
+    def _capture(self, comparison: Comparison) -> str:
         """Captures and checks all graphs, the largest first, whose memory the others share; returns why it cannot."""
         try:
             for size, slot in itertools.product(sorted(self._chosen, reverse=True), self._slots):
                 candidate = self._chosen[size]
                 if candidate.graphs:
                     slot.capture(size, candidate.forward)
-                if not proof.is_right(slot, size, candidate):
+                if not comparison.is_right(slot, size, candidate):
                     return f"the result of a batch of {size} deviates"
         except Exception as error:
             if is_out_of_memory(error):

@@ -1,4 +1,4 @@
-"""Proves faster paths: each is compared with float32 and timed on the device, and used where it is right and faster."""
+"""Comparison of paths: each is compared with float32 and timed on the device, and used where it is right and faster."""
 
 import logging
 import math
@@ -51,8 +51,11 @@ def reference_outputs(slot: Slot, forward: Forward, images: Sequence[Pixels]) ->
     return Outputs(np.concatenate([part.logits for part in parts]), np.concatenate(maps))
 
 
-class Proof:
-    """Compares candidates on ``slot`` with the ``expected`` outputs of ``images``, and their times."""
+class Comparison:
+    """Compares candidates on ``slot``: their results with the ``expected`` ones of ``images``, and their times.
+
+    ``calibrate`` comes first; then ``better`` for one path after the other, each on top of those that were used.
+    """
 
     def __init__(self, slot: Slot, images: Sequence[Pixels], expected: Outputs) -> None:
         self._slot = slot
@@ -60,7 +63,7 @@ class Proof:
         self._expected = expected
         self._limit = LIMIT
 
-    def accept(self, baseline: Candidate, sizes: Iterable[int]) -> None:
+    def calibrate(self, baseline: Candidate, sizes: Iterable[int]) -> None:
         """Takes the error of the eager network as a measure for that of the others."""
         error = self._error(dict.fromkeys(sizes, baseline))
         self._limit = max(LIMIT, _ROUNDING * error) if math.isfinite(error) else LIMIT
@@ -109,9 +112,8 @@ class Proof:
         errors = []
         for size, candidate in candidates.items():
             self._prepare(size, candidate)
-            errors.append(
-                self._difference(self._slot.run(self._images[:size], size, candidate.forward, features=True), size)
-            )
+            found = self._slot.run(self._images[:size], size, candidate.forward, features=True)
+            errors.append(self._difference(found, size))
         return max(errors)
 
     def _difference(self, found: Outputs, size: int) -> float:
