@@ -67,7 +67,8 @@ def fetch(
     except (HTTPException, URLError, TimeoutError, ConnectionError, ValueError, RuntimeError) as error:
         raise _failure(url, destination, str(error) or type(error).__name__) from error
     except OSError as error:
-        reason = f"the cache folder {destination.parent} cannot be written: {error}; set CONVNEXT_CACHE_DIR to another"
+        cause = error.strerror or error
+        reason = f"the cache folder {destination.parent} cannot be written: {cause}; set CONVNEXT_CACHE_DIR to another"
         raise _failure(url, destination, reason) from error
 
 
