@@ -54,6 +54,7 @@ _PRETRAINED_KEYS = {
     *("label_descriptions", "pool_size", "test_pool_size", "first_conv", "classifier", "license", "description"),
     *("origin_url", "paper_name", "paper_ids", "license_link"),
 }
+_CONVNEXTS = ("convnext", "convnextv2")
 _TIMM_TRANSFORM = {"input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"}
 _CLIP_SIZES = (640, 768, 1024)
 _MISNAMED = {  # what a hand-written file may call them
@@ -111,7 +112,8 @@ def read_card(folder: Path) -> ModelCard:
     name, path = folder.resolve().name, folder / "config.json"
     config = without_nulls(_read_json(path)) if path.exists() else {}
     try:
-        if path.exists() and (config.keys() & _TIMM_KEYS or "model_type" not in config):
+        is_timm = "model_type" not in config or (config.keys() & _TIMM_KEYS and config["model_type"] not in _CONVNEXTS)
+        if path.exists() and is_timm:
             card = timm_card(name, config)
         else:
             card = _transformers_card(name, config) if config else ModelCard(name)
@@ -215,13 +217,14 @@ def timm_transform(data: Json) -> Transform:
 
 
 def _transformers_card(name: str, config: Json) -> ModelCard:
-    if config.get("model_type") not in ("convnext", "convnextv2"):
-        raise unsupported("model_type", config.get("model_type"), "'convnext' and 'convnextv2'")
+    if config["model_type"] not in _CONVNEXTS:
+        raise unsupported("model_type", config["model_type"], " and ".join(map(repr, _CONVNEXTS)))
     if config.get("hidden_act", "gelu") != "gelu":
         raise unsupported("hidden_act", config["hidden_act"], "'gelu'")
     labels = config.get("id2label")
     return ModelCard(
         name=name,
+        transform=timm_transform(without_nulls(config["pretrained_cfg"])) if "pretrained_cfg" in config else None,
         labels=None if labels is None else parse_id_to_label(labels, "id2label"),
         patch_size=config.get("patch_size", 4),
         head_norm_eps=config.get("layer_norm_eps", 1e-12),

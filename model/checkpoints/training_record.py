@@ -53,7 +53,8 @@ def check_options(record: Record, assumed: Transform, source: str) -> None:
             numbers = options[key] if isinstance(options[key], list | tuple) else [options[key]]
             numbers = numbers[-1:] if key in _SIDES else numbers
             is_stated = len(numbers) == len(used[key]) and all(isinstance(number, int | float) for number in numbers)
-            if is_stated and not np.allclose(numbers, used[key], atol=1e-3):
+            pairs = zip(numbers, used[key], strict=True) if is_stated else ()
+            if not all(number - 1e-3 < stated < number + 1e-3 for stated, number in pairs):
                 raise CheckpointMismatch(
                     f"{source} has the option {key}={options[key]}, but not all of the preprocessing; describe it in a "
                     f"config.json beside the file, as without one it would be {assumed}"

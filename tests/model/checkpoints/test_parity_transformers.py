@@ -177,6 +177,16 @@ def test_pixels_match_the_processors_of_other_networks(
         load_model(folder)
 
 
+def test_a_configuration_may_have_keys_of_timm(folder: Path) -> None:
+    """``num_classes`` is a mistake for ``num_labels``, which transformers keeps; ``pretrained_cfg`` is the user's."""
+    build(layer_norm_eps=1e-3, num_classes=2).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text('{"image_processor_type": "LevitImageProcessor"}')
+    update_json(folder / "config.json", {"pretrained_cfg": {"input_size": [3, 64, 64], "crop_pct": 1.0}})
+    model = load_model(folder)
+    assert (model.labels, model.config.head_norm_eps) == (("cat", "dog", "owl"), 1e-3)
+    assert (model.transform.resize_size, model.transform.crop_size) == (64, 64)
+
+
 def test_treats_null_as_absent(folder: Path) -> None:
     build().save_pretrained(folder)
     ConvNextImageProcessorPil(size={"shortest_edge": 224}).save_pretrained(folder)

@@ -89,7 +89,13 @@ def test_preprocesses_as_the_data_configuration_of_timm_says(tmp_path: Path, tex
 
 @pytest.mark.parametrize(
     "options",
-    [{"img_size": 96}, {"image_size": [96, 96]}, {"mean": [0.5, 0.5, 0.5]}, {"data": {"std": (0.5, 0.5, 0.5)}}],
+    [
+        {"img_size": 96},
+        {"image_size": [96, 96]},
+        {"mean": [0.5, 0.5, 0.5]},
+        {"data": {"std": (0.5, 0.5, 0.5)}},
+        {"imgsz": 10**400},
+    ],
 )
 def test_rejects_options_that_contradict_the_defaults(tmp_path: Path, options: Arguments) -> None:
     path = tmp_path / "mine.pth"
