@@ -31,6 +31,7 @@ BACKLOG = 2048  # connections, as uvicorn has it
 RETRY_S = 0.05  # after which a connection is accepted that could not be accepted
 OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _MIN_ACCEPTED, _MAX_ACCEPTED = 8, 100  # connections in one round of the event loop
+_FAILED_TICKS = 20  # of 0.1 s; a process that was suspended seems to hang until its batch ends
 _OTHER_FILES = 200  # file descriptors for everything that is not a connection
 
 
@@ -65,6 +66,7 @@ class Server(uvicorn.Server):
         self._drain_task: asyncio.Task[None] | None = None
         self._accepting: set[asyncio.Task[object]] = set()
         self.exit_code = 0
+        self._failed_ticks = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts the application, then takes connections from ``sockets``."""
@@ -136,7 +138,9 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Called every 0.1 s; returns whether the server ends."""
         service = self.context.service
-        if service is not None and service.status == "failed" and not self.draining:
+        failed = service is not None and service.status == "failed" and not self.draining
+        self._failed_ticks = self._failed_ticks + 1 if failed else 0
+        if service is not None and self._failed_ticks > _FAILED_TICKS:
             logger.critical("ending, to be replaced: %s", service.failure)
             self.exit_code = 1
             return True

@@ -48,8 +48,8 @@ def obey(engine: FakeEngine) -> None:
         print("ok", flush=True)  # noqa: T201 - for the test that waits
 
 
-def run(settings: Settings, listener: socket.socket, worker: Worker | None = None) -> None:
-    """Serves until a signal, in a process of its own or as a worker, which gets no commands."""
+def run(settings: Settings, listener: socket.socket, worker: Worker | None = None) -> int:
+    """Serves until a signal or a failure, in a process of its own or as a worker, which gets no commands."""
     engine = FakeEngine()
     engine.model = FakeModel(settings.model, transform=GatedTransform(8, 8))
     engine.expected_rate = 1000.0
@@ -68,7 +68,7 @@ def run(settings: Settings, listener: socket.socket, worker: Worker | None = Non
         max_connections=allow_connections(settings.max_connections),
         keep_alive_s=settings.keep_alive_s,
     )
-    serve(server, listener)
+    return serve(server, listener)
 
 
 def work(settings: Settings, worker: Worker, channel: socket.socket) -> None:
@@ -81,8 +81,7 @@ def main() -> int:
     settings = Settings()
     with bind(settings.host, settings.port) as listener:
         if settings.workers == 1:
-            run(settings, listener)
-            return 0
+            return run(settings, listener)
         configure_logging(settings.log_format, settings.log_level, sys.stderr)
         return supervise(listener, settings.workers, partial(work, settings), grace_s=settings.shutdown_grace_s)
 

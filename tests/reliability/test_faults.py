@@ -101,42 +101,48 @@ def test_three_engine_exceptions_fail_readiness_until_the_probe_succeeds(
     figures.add(SECTION, "three engine exceptions", "503 each", f"ready after {recovery_s:.1f} s")
 
 
-def test_ten_engine_exceptions_fail_liveness(start: Start, figures: Figures) -> None:
+def test_ten_engine_exceptions_end_the_process(start: Start, figures: Figures) -> None:
     server = start(*FAKE)
     server.command("fail 100")
     for _ in range(3):
         assert statuses(server) == [503]
     failed_s = wait_until(lambda: server.status("/health/live") == 503, WAIT_S)
     assert server.json("/health")["status"] == "failed"
-    assert server.terminate(WAIT_S) == 0
-    figures.add(SECTION, "ten engine exceptions", "503 each", f"liveness fails after {failed_s:.1f} s")
+    assert server.popen.wait(WAIT_S) == 1
+    outcome = f"liveness fails after {failed_s:.1f} s, then exits with 1"
+    figures.add(SECTION, "ten engine exceptions", "503 each", outcome)
 
 
-def test_a_hanging_batch_times_out_and_fails_liveness_while_it_lasts(server: ServerProcess, figures: Figures) -> None:
+def test_a_hanging_batch_times_out_and_ends_the_process(start: Start, figures: Figures) -> None:
+    server = start(*FAKE, request_timeout_s=2)
     server.command("hang")
     assert statuses(server, 12) == [504] * 12
     failed_s = wait_until(lambda: server.status("/health/live") == 503, 45)
     assert statuses(server) == [503]
-    server.command("release")
-    recovery_s = wait_until(lambda: health(server) == (200, 200), WAIT_S)
-    assert statuses(server) == [200]
-    figures.add(
-        SECTION,
-        "hanging batch",
-        "504 at the deadline",
-        f"liveness fails after {failed_s:.0f} s, back {recovery_s:.1f} s later",
-    )
+    assert server.popen.wait(WAIT_S) == 1
+    outcome = f"liveness fails after {failed_s:.0f} s, then exits with 1"
+    figures.add(SECTION, "hanging batch", "504 at the deadline", outcome)
 
 
-def test_stuck_decoders_get_a_422_and_readiness_reports_them(server: ServerProcess, figures: Figures) -> None:
+def test_stuck_decoders_get_a_422_and_end_the_process(start: Start, figures: Figures) -> None:
+    server = start(*FAKE, decode_threads=2, decode_timeout_s=0.5, request_timeout_s=2)
     server.command("stick")
     assert statuses(server, 2) == [422, 422]
     wait_until(lambda: health(server) == (503, 200), WAIT_S)
     dead_s = wait_until(lambda: health(server) == (503, 503), WAIT_S)
+    assert server.popen.wait(WAIT_S) == 1
+    outcome = f"liveness fails after {dead_s:.1f} s, then exits with 1"
+    figures.add(SECTION, "every decoder stuck", "422 after the decode timeout", outcome)
+
+
+def test_decoders_that_were_stuck_serve_again(server: ServerProcess, figures: Figures) -> None:
+    server.command("stick")
+    assert statuses(server, 2) == [422, 422]
+    wait_until(lambda: health(server) == (503, 200), WAIT_S)
     server.command("release")
-    wait_until(lambda: health(server) == (200, 200), WAIT_S)
+    recovery_s = wait_until(lambda: health(server) == (200, 200), WAIT_S)
     assert statuses(server) == [200]
-    figures.add(SECTION, "every decoder stuck", "422 after the decode timeout", f"liveness fails after {dead_s:.1f} s")
+    figures.add(SECTION, "every decoder stuck for a while", "422", f"ready {recovery_s:.1f} s after they are free")
 
 
 def test_a_stuck_decoder_does_not_prevent_the_exit(start: Start, figures: Figures) -> None:

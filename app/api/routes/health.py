@@ -34,7 +34,7 @@ async def ready(response: Response, context: ContextDep) -> Health:
 async def live(response: Response, context: ContextDep) -> Liveness:
     """503 only if the process must be restarted: the device is lost, or a batch or decoder does not end.
 
-    A worker that has failed ends and is replaced, so that the service is alive as long as another one is ready.
+    A process that has failed ends after 2 s. The service is alive as long as another worker is ready.
     """
     if context.service is not None and context.service.status == "failed" and not context.another_is_ready():
         response.status_code = 503

@@ -12,13 +12,17 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import httpx
 import pytest
 
 from app.http.server import Server, bind, serve
 from app.main import create_app
+from app.serving.service import ClassificationService
 from app.settings import Settings
+from tests.app.fake_engine import FakeEngine
 from tests.app.http.server_process import COMMAND, PNG, Process, running, start_predict
 from tests.app.http.slow_server import LOSE
 from tests.app.types import Grey
@@ -75,6 +79,19 @@ def test_a_lost_device_ends_the_server_so_that_it_is_restarted(grey: Grey) -> No
         assert response.status_code == 503
         process.wait_for("CRITICAL.*injected")
         assert process.popen.wait(WAIT_S) == 1
+
+
+@pytest.mark.anyio
+async def test_a_failure_that_passes_does_not_end_the_server() -> None:
+    """As after the process was suspended, when a batch seems to have hung until it is completed."""
+    server = Server(create_app(Settings(), FakeEngine()), grace_s=1, max_connections=9, keep_alive_s=5)
+    service = SimpleNamespace(status="failed", failure="injected")
+    server.context.service = cast(ClassificationService, service)
+    for _ in range(2):
+        service.status = "failed"
+        assert [await server.on_tick(1) for _ in range(20)] == [False] * 20
+        service.status = "ready"
+        assert not await server.on_tick(1)
 
 
 def test_the_command_serves_and_ends_with_0_on_sigint(tiny_path: Path, encode: Encode, make_photo: MakePhoto) -> None:
