@@ -162,7 +162,11 @@ def install_handlers(app: FastAPI) -> None:
         detail = error.detail
         if error.status_code == 405:
             headers["Allow"] = re.sub(r"\bGET\b", "GET, HEAD", headers.get("Allow", ""))
-            detail = _wrong_method(request, headers["Allow"])
+            detail = (
+                f"The method {request.method} is not allowed for this path; use {headers['Allow']}. {_hint(request)}"
+            )
+        elif detail == title and error.status_code == 404:
+            detail = f"There is nothing at this path. {_hint(request)}"
         return build_response(error.status_code, ABOUT_BLANK, title, detail, request.state.route, headers)
 
     async def on_disconnect(_request: Request, _error: Exception) -> Response:
@@ -175,12 +179,9 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, on_disconnect)
 
 
-def _wrong_method(request: Request, allowed: str) -> str:
+def _hint(request: Request) -> str:
     root = request.scope.get("root_path", "").rstrip("/")
-    return (
-        f"The method {request.method} is not allowed for this path; use {allowed}. Images are classified by"
-        f" POST {root}/predict; the documentation is at {root}/docs."
-    )
+    return f"Images are classified by POST {root}/predict; the documentation is at {root}/docs."
 
 
 def _headers(error: Exception) -> dict[str, str]:
