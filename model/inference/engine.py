@@ -218,6 +218,7 @@ class InferenceEngine:
 
     def _try_bfloat16(self, images: Sequence[Pixels], decode_s: float) -> None:
         """Changes from float32 to bfloat16 if that is possible and worthwhile."""
+        logger.info("the same in bfloat16, for comparison:")
         try:
             fast = self._build_runtime(torch.bfloat16)
             seconds = warm_up(fast, images, self._sizes(), decode_s)
