@@ -257,10 +257,15 @@ def listed(keys: list[str], limit: int = 4) -> str:
     return ", ".join(keys[:limit]) + (f" and {len(keys) - limit} more" if len(keys) > limit else "")
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor has all of its numbers: it is not sparse, and not on the meta device."""
+    return tensor.layout == torch.strided and not tensor.is_meta
+
+
 def _float32(tensor: Tensor, key: str, source: str) -> Tensor:
     if not tensor.is_floating_point():
         raise CheckpointError(f"{source}: {key} has dtype {tensor.dtype}, expected floating point")
-    if tensor.layout != torch.strided or tensor.is_meta:
+    if not is_dense(tensor):
         raise CheckpointError(f"{source}: {key} is a sparse tensor or has no data; save it as a dense tensor")
     tensor = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     if not torch.isfinite(tensor).all():

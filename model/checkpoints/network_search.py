@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from model.checkpoints.families import FAMILIES, Family, detect_family, listed
+from model.checkpoints.families import FAMILIES, Family, detect_family, is_dense, listed
 from model.errors import CheckpointError, CheckpointMismatch
 
 Averaged = Literal["auto", "on", "off"]
@@ -118,7 +118,7 @@ def _normalization(beside: Mapping[str, Tensor], source: str) -> tuple[Numbers, 
     for key, tensor in beside.items():
         name = None if _MEASURED.search(key) else _NORMALIZATION.search(key)
         is_scalar = tensor.numel() == 1 and _OF_PIXELS.search(key)  # for all channels
-        if name and (tensor.numel() == 3 or is_scalar) and not tensor.is_complex():
+        if name and (tensor.numel() == 3 or is_scalar) and not tensor.is_complex() and is_dense(tensor):
             red, green, blue = (round(number, 6) for number in tensor.double().flatten().expand(3).tolist())
             found["mean" if name[2] in ("mean", "mu") else "std"].add((red, green, blue))
     if not (found["mean"] and found["std"]):
@@ -177,14 +177,14 @@ def _takes_outputs(key: str, tensor: Tensor, chosen: _Candidate) -> bool:
 
 
 def _outputs(chosen: _Candidate) -> list[int]:
-    return [t.shape[0] for key, t in chosen.tensors.items() if _name(chosen, key) == "head.fc.weight"]
+    return [size for key, t in chosen.tensors.items() if _name(chosen, key) == "head.fc.weight" for size in t.shape[:1]]
 
 
 def _check_head(found: Mapping[str, Tensor], chosen: _Candidate, beside: Mapping[str, Tensor], source: str) -> None:
     """Raises ``CheckpointMismatch`` if a classifier is outside of a network that has none."""
     if any(_name(chosen, key) == "head.fc.weight" for key in found):
         return
-    widths = [t.shape[0] for key, t in found.items() if _name(chosen, key) == "head.norm.weight"]
+    widths = [size for key, t in found.items() if _name(chosen, key) == "head.norm.weight" for size in t.shape]
     layers = [key for key, t in beside.items() if t.ndim == 2 and t.shape[1] in widths and key.endswith("weight")]
     if layers:
         raise CheckpointMismatch(
@@ -241,10 +241,14 @@ def _only(candidates: list[_Candidate], source: str) -> _Candidate:
     by_name = [{_name(c, key) or key: tensor for key, tensor in c.tensors.items()} for c in candidates]
     whole = max(by_name, key=len)
     for part in by_name:
-        if part is not whole and not all(n in whole and torch.equal(t, whole[n]) for n, t in part.items()):
+        if part is not whole and not all(name in whole and _equal(t, whole[name]) for name, t in part.items()):
             names = ", ".join(candidate.name for candidate in candidates)
             raise CheckpointError(f"{source} has several networks: {names}; save the state_dict of one of them")
     return next(c for c, part in zip(candidates, by_name, strict=True) if part is whole)
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return is_dense(first) and is_dense(second) and torch.equal(first, second)
 
 
 def _name(candidate: _Candidate, key: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from model.checkpoints.families import is_dense
 from model.checkpoints.hf_folder import timm_card
 from model.checkpoints.model_card import ModelCard
 from model.errors import CheckpointError, CheckpointMismatch
@@ -151,10 +152,13 @@ def _parsed(text: str) -> Any:  # Any: parsed JSON
         return text
 
 
-def _plain(value: Any) -> Any:  # Any: as above
+def _plain(value: Any, depth: int = 0) -> Any:  # Any: as above
+    """What JSON would have of a value, and None of what is nested too deeply, as in a cycle, or has no numbers."""
     value = _parsed(value) if isinstance(value, str) else value
+    if depth > _MAX_DEPTH:
+        return None
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic | Tensor):
-        return value.tolist()
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return value.tolist() if not isinstance(value, Tensor) or is_dense(value) else None
+    return [_plain(item, depth + 1) for item in value] if isinstance(value, list | tuple) else value

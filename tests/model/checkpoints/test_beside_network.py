@@ -208,3 +208,29 @@ def test_names_a_parametrized_classifier(tmp_path: Path, parametrize: Callable[[
     torch.save(network.state_dict(), tmp_path / "mine.pth")
     with pytest.raises(CheckpointMismatch, match=r"missing key head\.fc\.weight, found .*weight"):
         load_model(tmp_path / "mine.pth")
+
+
+SPARSE = torch.eye(3).to_sparse()
+
+
+@pytest.mark.parametrize("beside", [{"classes": SPARSE}, {"loss": {"mean": SPARSE[0], "std": SPARSE[0]}}], ids=range(2))
+def test_sparse_tensors_beside_the_network_are_ignored(tmp_path: Path, beside: dict[str, Any]) -> None:  # Any: nested
+    torch.save({"model": timm_network().state_dict()} | beside, tmp_path / "mine.pth")
+    assert load_model(tmp_path / "mine.pth").labels[0] == "class_0"
+
+
+@pytest.mark.parametrize("key", ["head.fc.weight", "head.norm.weight", "stages.0.blocks.0.conv_dw.weight"])
+@pytest.mark.parametrize("tensor", [torch.tensor(1.0), SPARSE], ids=["scalar", "sparse"])
+def test_rejects_unexpected_tensors_in_the_network(tmp_path: Path, key: str, tensor: torch.Tensor) -> None:
+    changed = timm_network().state_dict() | {key: tensor}
+    for content in ({"model": changed, "other.weight": torch.ones(2, 5)}, {"a": changed, "b": changed}):
+        torch.save(content, tmp_path / "mine.pth")
+        with pytest.raises(CheckpointError):
+            load_model(tmp_path / "mine.pth")
+
+
+def test_a_cycle_in_the_options_is_ignored(tmp_path: Path) -> None:
+    names: list[Any] = []  # Any: itself
+    names.append(names)
+    torch.save({"model": timm_network().state_dict(), "classes": names}, tmp_path / "mine.pth")
+    assert load_model(tmp_path / "mine.pth").labels[0] == "class_0"
