@@ -1,5 +1,6 @@
 """Names the format of a file that cannot be loaded, and how to export one that can."""
 
+import struct
 import zipfile
 from pathlib import Path
 
@@ -37,10 +38,11 @@ def name_kind(start: bytes, path: Path) -> str:
 
 def name_archive(path: Path) -> str | None:
     """Says what a zip archive is that torch.save did not write; None if torch.save did, or if it is corrupt."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, OSError):
         return None
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
     tails = {name.partition("/")[2] for name in names}
     if any(tail.startswith("code/") for tail in tails) and "constants.pkl" in tails:
         return f"a TorchScript file; {_EXPORT}, or torch.save(torch.jit.load(path).state_dict(), 'mine.pth')"
