@@ -74,17 +74,11 @@ def test_rejects_a_truncated_file(tmp_path: Path, container: str, fraction: floa
         read_state_dict(path)
 
 
-@pytest.mark.parametrize("container", ["safetensors", "zip", "legacy"])
-def test_rejects_a_file_that_lacks_bytes(tmp_path: Path, container: str) -> None:
+def test_rejects_an_archive_with_a_damaged_directory(tmp_path: Path) -> None:
     path = tmp_path / "mine.pth"
-    tensors = {f"layer.{number}": torch.ones(50) for number in range(20)}
-    if container == "safetensors":
-        save_file(tensors, path)
-    else:
-        torch.save(tensors, path, _use_new_zipfile_serialization=container == "zip")
-    content = path.read_bytes()
-    path.write_bytes(content[:400] + content[410:])
-    with pytest.raises(CheckpointError, match="mine"):
+    torch.save({"weight": torch.ones(2)}, path)
+    path.write_bytes(path.read_bytes().replace(b"PK\x01\x02", b"PK\x01\x00", 1))
+    with pytest.raises(CheckpointError, match="corrupt"):
         read_state_dict(path)
 
 
