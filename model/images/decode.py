@@ -29,6 +29,7 @@ from model.images.libtiff import silence_libtiff
 from model.images.limits import check_jpeg, check_structure, check_tiles
 from model.images.metadata import without_metadata
 from model.images.orientation import find_item_orientation, find_jpeg_orientation, find_orientation
+from model.images.png import check_rows
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # and HEIF, if pi-heif is installed
 
@@ -101,6 +102,8 @@ class EncodedImage:
             image = self._image or self._open(self._data)
             pixels = _load(image)
             self._check_size(image.size, self._max_image_pixels)  # a HEIC image may be larger than its header says
+            if image.format == "PNG":
+                check_rows(image, self._data)
             if image.format == "AVIF":
                 return _upright(pixels, find_item_orientation(image, self._data))
             return _upright(pixels, find_orientation(self._data))
