@@ -13,6 +13,7 @@ from model.images.containers import (
     webp_chunks,
 )
 from model.images.directory import read_layout
+from model.images.heif import find_heif_format
 from model.images.orientation import has_valid_checksum
 
 _APP0, _APP14, _COMMENT = 0xE0, 0xEE, 0xFE  # JPEG markers
@@ -49,7 +50,7 @@ def without_metadata(data: bytes) -> bytes:
     if data.startswith((b"II", b"MM")):
         return _tiff(data)
     if data[4:8] == b"ftyp":
-        return _without_exif_item(data)
+        return _without_exif_item(data) if find_heif_format(data) == "AVIF" else _without_descriptions(data)
     return data
 
 
@@ -123,3 +124,18 @@ def _tiff(data: bytes) -> bytes:
 def _without_exif_item(data: bytes) -> bytes:
     """Renames the type of EXIF items, so that they are ignored: an AVIF image's own properties say how it is turned."""
     return EXIF_ITEM.sub(rb"\1none", data) if b"Exif" in data else data
+
+
+def _without_descriptions(data: bytes) -> bytes:
+    """Renames the references by which items of a HEIC file describe an image: pi-heif crashes if a type is no text."""
+    parts = []
+    start = 0
+    while start + 8 <= len(data):
+        size, kind = struct.unpack_from(">L4s", data, start)
+        if size == 1 and start + 16 <= len(data):
+            (size,) = struct.unpack_from(">Q", data, start + 8)
+        end = start + max(size, 8) if size else len(data)
+        box = data[start:end]
+        parts.append(box.replace(b"cdsc", b"none") if kind == b"meta" else box)
+        start = end
+    return b"".join((*parts, data[start:]))

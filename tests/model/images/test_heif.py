@@ -121,6 +121,14 @@ def test_ignores_broken_exif_in_heic() -> None:
 
 
 @needs_decoder
+def test_ignores_metadata_in_heic_whose_type_is_no_text() -> None:
+    data = (FOLDER / "turned.heic").read_bytes()
+    changed = data.replace(b"Exif\0", b"\xffxif\0", 1)
+    assert changed != data
+    assert np.array_equal(EncodedImage(changed, 1_000_000).decode(), decode("turned"))
+
+
+@needs_decoder
 def test_truncated_and_changed_heic_returns_pixels_or_a_model_error() -> None:
     data = (FOLDER / "photo.heic").read_bytes()
     generator = np.random.default_rng(0)
