@@ -161,6 +161,9 @@ class EncodedImage:
             tiff.prepare(image)
         elif image.format == "PNG":
             _scale_transparent_color(image, data[_PNG_BIT_DEPTH])
+        elif image.format == "HEIF" and image.mode.startswith("I"):
+            # pi-heif writes behind the end of a buffer if the samples are smaller than the header says.
+            raise InvalidImage("The HEIF image is grayscale of more than 8 bits, which is not accepted.")
 
     def _describe_unsupported(self, data: bytes) -> str:
         """Why Pillow cannot open ``data``."""

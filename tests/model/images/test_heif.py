@@ -129,6 +129,18 @@ def test_ignores_metadata_in_heic_whose_type_is_no_text() -> None:
 
 
 @needs_decoder
+@pytest.mark.parametrize("bits", [9, 10, 12, 15])
+def test_rejects_gray_heic_whose_header_has_more_than_eight_bits(bits: int) -> None:
+    y, x = np.mgrid[0:70, 0:90]
+    assert np.abs(decode("gray") - (x + 2 * y)[..., None].astype(int)).mean() < 3
+    data = (FOLDER / "gray.heic").read_bytes()
+    start = data.index(b"hvcC") + 21  # the depth of luma, without the 8 bits that are its least
+    assert data[start] == 0xF8
+    with pytest.raises(InvalidImage, match="grayscale"):
+        EncodedImage(data[:start] + bytes([0xF8 + bits - 8]) + data[start + 1 :], 1_000_000).decode()
+
+
+@needs_decoder
 def test_truncated_and_changed_heic_returns_pixels_or_a_model_error() -> None:
     data = (FOLDER / "photo.heic").read_bytes()
     generator = np.random.default_rng(0)
