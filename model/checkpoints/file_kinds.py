@@ -41,7 +41,7 @@ def name_archive(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, OSError):
+    except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, OSError):  # of damaged archives
         return None
     tails = {name.partition("/")[2] for name in names}
     if any(tail.startswith("code/") for tail in tails) and "constants.pkl" in tails:

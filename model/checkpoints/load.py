@@ -84,7 +84,7 @@ def load_model(
     """
     if entry := _registered(name_or_path):
         if os.access(entry.name, os.F_OK):
-            logger.warning("using the published model %s; for the file or folder, give ./%s", entry.name, entry.name)
+            logger.warning("using the published model %s; for the file or folder, use ./%s", entry.name, entry.name)
         path, sha256 = fetch_weights(entry, cache_dir), verify_weights(entry, cache_dir)
         file, card = read_state_dict(path), entry.card()
     else:

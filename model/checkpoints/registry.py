@@ -63,7 +63,7 @@ def registered_weights() -> Mapping[str, WeightsEntry]:
 def suggest_name(name: str) -> str:
     """What to do about a name that is not registered, for an error message."""
     if "://" in name:
-        return "download the file, or give OWNER/NAME of a repository of the Hub"
+        return "download the file, or use OWNER/NAME of a repository of the Hub"
     similar = difflib.get_close_matches(name, registered_weights(), n=3)
     return f"did you mean {' or '.join(similar)}?" if similar else "see `convnext-serve weights list`"
 
